@@ -1,0 +1,1 @@
+"""diffopt: constrained sampling from pretrained grasp and visuomotor diffusion policies."""

@@ -1,0 +1,5 @@
+"""Signed distances."""
+
+from diffopt.geometry.shapes import Shapes
+
+__all__ = ["Shapes"]

@@ -1,0 +1,1 @@
+"""Robots: kinematics compiled from MuJoCo models, collision bodies, embodiments."""
