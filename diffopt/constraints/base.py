@@ -1,0 +1,72 @@
+"""What a constraint is.
+
+A constraint is a residual of a plan in physical units. Most constraints of a robot speak about the joint positions that realise
+the plan; these are no part of the plan but an auxiliary unknown, named "joints" and shared by every constraint of a set, so that
+reach, limits and collisions are solved for once and together.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+Kind = Literal["eq", "ineq", "cost"]
+Auxiliary = dict[str, Array]
+
+
+@runtime_checkable
+class Constraint(Protocol):
+    """A residual of a plan; a pytree.
+
+    Attributes:
+      name: how the set and the solution call it.
+      kind: "eq" (satisfied at zero), "ineq" (satisfied when <= 0) or "cost" (half its squared norm is added to the objective).
+      plan_type: the type of plan that it speaks about.
+      tolerance: per row (or one for all), what still counts as satisfied, in the residual's units.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def plan_type(self) -> type | tuple[type, ...]: ...
+
+    @property
+    def tolerance(self) -> float | tuple[float, ...]: ...
+
+    def residual(self, plan: Any, aux: Auxiliary, context: Any) -> Float[Array, "m"]:
+        """The residual [m, rad, s, N ...]."""
+        ...
+
+
+@runtime_checkable
+class HasAuxiliary(Protocol):
+    """A constraint that brings unknowns of its own."""
+
+    def auxiliary(self, plan: Any, context: Any) -> dict[str, Float[Array, "seeds n"]]:
+        """Unknowns by name, each with several initial guesses, the best first."""
+        ...
+
+
+@runtime_checkable
+class Realisable(Protocol):
+    """An equality that can be solved for a part of the plan.
+
+    `realise` returns the plan with that part computed from the auxiliary unknowns, so that the residual is zero by construction
+    and the solver has fewer unknowns and no equality.
+    """
+
+    def realise(self, plan: Any, aux: Auxiliary, context: Any) -> Any: ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A constraint that is only box bounds on auxiliary unknowns, which a solver may enforce by clipping."""
+
+    def bounds(self) -> dict[str, tuple[Float[Array, "n"], Float[Array, "n"]]]:
+        """Lower and upper bounds by the name of the unknown."""
+        ...

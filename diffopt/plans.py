@@ -1,0 +1,124 @@
+"""Plans: typed views of the vector that a policy samples.
+
+A policy's network sees a flat vector. A plan spec says what the numbers mean, and turns the vector into a typed plan in the world
+frame, which is all that constraints and tasks ever see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffopt.geometry import Pose, rotation_from_6d, rotation_to_6d
+
+
+@runtime_checkable
+class PlanSpec(Protocol):
+    """What a policy's vector means. Hashable; static under `jit`."""
+
+    @property
+    def plan_type(self) -> type:
+        """The type of the plans."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of the vector."""
+        ...
+
+    def decode(self, vector: Float[Array, "n"], frame: Pose) -> Any:
+        """The plan, in the world, of a vector given relative to `frame` (T_world_frame)."""
+        ...
+
+    def encode(self, plan: Any, frame: Pose) -> Float[Array, "n"]:
+        """The inverse of `decode`."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Grasp:
+    """A grasp of a hand: wrist pose, finger joints at contact, and how they close beyond it.
+
+    The hand opens to `joints - squeeze` before the grasp and is driven to `joints + squeeze` to hold, with the wrist at rest
+    (the triplet of BODex, arXiv 2412.16490, with one wrist pose).
+
+    Attributes:
+      position: origin of the hand's root body in the world [m].
+      rotation: R_world_wrist.
+      joints: finger joints [rad].
+      squeeze: offset of the finger joints [rad].
+    """
+
+    position: Float[Array, "*batch 3"]
+    rotation: Float[Array, "*batch 3 3"]
+    joints: Float[Array, "*batch J"]
+    squeeze: Float[Array, "*batch J"]
+
+    @property
+    def pregrasp(self) -> Float[Array, "*batch J"]:
+        return self.joints - self.squeeze
+
+    @property
+    def squeezed(self) -> Float[Array, "*batch J"]:
+        return self.joints + self.squeeze
+
+    @property
+    def wrist(self) -> Pose:
+        """T_world_wrist."""
+        return Pose(position=self.position, rotation=self.rotation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraspSpec:
+    """Layout of a grasp vector: wrist position (3), 6-d rotation (6), joints (J), squeeze (J), in the object's frame.
+
+    Attributes:
+      hand: name of the hand.
+      joint_names: the J finger joints, in the order of the vector.
+    """
+
+    hand: str
+    joint_names: tuple[str, ...]
+
+    plan_type = Grasp
+
+    @property
+    def dim(self) -> int:
+        return 9 + 2 * len(self.joint_names)
+
+    def decode(self, vector: Float[Array, "n"], frame: Pose) -> Grasp:
+        n = len(self.joint_names)
+        wrist = frame @ Pose(position=vector[:3], rotation=rotation_from_6d(vector[3:9]))
+        return Grasp(position=wrist.position, rotation=wrist.rotation, joints=vector[9 : 9 + n], squeeze=vector[9 + n :])
+
+    def encode(self, plan: Grasp, frame: Pose) -> Float[Array, "n"]:
+        wrist = frame.inverse() @ plan.wrist
+        return jnp.concatenate([wrist.position, rotation_to_6d(wrist.rotation), plan.joints, plan.squeeze])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A plan that is just a vector, as in problems with a known answer."""
+
+    values: Float[Array, "*batch n"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointSpec:
+    """The vector itself; the frame is ignored."""
+
+    dim: int = field(default=2)
+
+    plan_type = Point
+
+    def decode(self, vector: Float[Array, "n"], frame: Pose) -> Point:
+        return Point(values=vector)
+
+    def encode(self, plan: Point, frame: Pose) -> Float[Array, "n"]:
+        return plan.values
