@@ -1,0 +1,119 @@
+"""Grasp policies on disk: weights in safetensors, and beside them a json card of what they are and how they were made.
+
+The card's "policy" entry rebuilds the structure; everything else in it (data, steps, command, measured success) is for the reader.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from diffopt import schedules
+from diffopt.plans import GraspSpec
+from diffopt.policies.base import Normalizer, Policy
+from diffopt.policies.networks import BasisPointEncoder, FilmMLP, NetworkDenoiser
+
+WEIGHTS = Path(__file__).parent / "weights"
+_FORMAT = 1
+
+
+def available() -> tuple[str, ...]:
+    """Names of the shipped policies."""
+    return tuple(sorted(path.stem for path in WEIGHTS.glob("*.json")))
+
+
+def load(name_or_path: str | Path) -> Policy:
+    """A shipped policy by name, or one saved by `save` by the path of its card."""
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        path = WEIGHTS / f"{name_or_path}.json"
+    if not path.exists():
+        raise KeyError(f"no policy {str(name_or_path)!r}; shipped: {', '.join(available())}; or give the path of a json card")
+    card = json.loads(path.read_text())
+    recipe = card["policy"]
+    if recipe["format"] != _FORMAT:
+        raise ValueError(f"{path} has format {recipe['format']}; this version of diffopt reads format {_FORMAT}")
+    return _build(recipe, load_file(path.with_suffix(".safetensors")))
+
+
+def read_card(name: str) -> dict[str, Any]:
+    """How a shipped policy was made."""
+    return json.loads((WEIGHTS / f"{name}.json").read_text())
+
+
+def save(policy: Policy, path: str | Path, card: dict[str, Any]) -> None:
+    """Write `path`.safetensors and `path`.json; `card` says how the weights were made."""
+    path = Path(path)
+    denoiser, encoder = policy.denoiser, policy.encoder
+    if not (isinstance(denoiser, NetworkDenoiser) and isinstance(encoder, BasisPointEncoder) and isinstance(policy.spec, GraspSpec)):
+        raise TypeError("save writes grasp policies made of a NetworkDenoiser and a BasisPointEncoder")
+    network = denoiser.network
+    schedule = denoiser.schedule
+    recipe = {
+        "format": _FORMAT,
+        "name": policy.name,
+        "network": network_size(network),
+        "schedule": {"name": type(schedule).__name__, **vars(schedule)},
+        "parameterisation": denoiser.parameterisation,
+        "spec": {"hand": policy.spec.hand, "joint_names": list(policy.spec.joint_names)},
+    }
+    arrays = {f"network/{key}": value for key, value in _flatten(denoiser.weights).items()}
+    for prefix, holder, names in (("normalizer", policy.normalizer, ("mean", "scale")), ("encoder", encoder, ("basis", "mean", "scale"))):
+        arrays |= {f"{prefix}/{name}": np.asarray(getattr(holder, name)) for name in names}
+    save_file(arrays, path.with_suffix(".safetensors"))
+    path.with_suffix(".json").write_text(json.dumps({"policy": recipe} | card, indent=2) + "\n")
+
+
+def network_size(network: FilmMLP) -> dict[str, int]:
+    """The arguments that rebuild a network's structure."""
+    return {
+        "dim": network.inlet.in_features,
+        "features": network.condition.layers[0].in_features if network.condition is not None else 0,
+        "width": network.inlet.out_features,
+        "blocks": len(network.blocks),
+        "embedding": network.time.layers[-1].out_features,
+    }
+
+
+def _build(recipe: dict[str, Any], arrays: dict[str, np.ndarray]) -> Policy:
+    schedule_args = dict(recipe["schedule"])
+    schedule = getattr(schedules, schedule_args.pop("name"))(**schedule_args)
+    network = nnx.eval_shape(lambda: FilmMLP(**recipe["network"], rngs=nnx.Rngs(0)))
+    graph, shapes = nnx.split(network)
+    weights = _unflatten(shapes, {k.removeprefix("network/"): v for k, v in arrays.items() if k.startswith("network/")})
+    denoiser = NetworkDenoiser(weights=weights, graph=graph, schedule=schedule, parameterisation=recipe["parameterisation"])
+
+    def array(key):
+        return jnp.asarray(arrays[key])
+
+    return Policy(
+        name=recipe["name"],
+        denoiser=denoiser,
+        encoder=BasisPointEncoder(
+            basis=array("encoder/basis"), mean=array("encoder/mean"), scale=array("encoder/scale"), denoiser=denoiser
+        ),
+        normalizer=Normalizer(mean=array("normalizer/mean"), scale=array("normalizer/scale")),
+        schedule=schedule,
+        spec=GraspSpec(hand=recipe["spec"]["hand"], joint_names=tuple(recipe["spec"]["joint_names"])),
+    )
+
+
+def _flatten(weights) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_flatten_with_path(weights)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float32) for path, leaf in leaves}
+
+
+def _unflatten(shapes, arrays: dict[str, np.ndarray]):
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    if set(names) != set(arrays):
+        missing, unknown = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
+        raise ValueError(f"weights do not fit the network of their card: missing {missing[:3]}, unknown {unknown[:3]}")
+    return jax.tree_util.tree_unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
