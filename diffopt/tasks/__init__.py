@@ -1,0 +1,1 @@
+"""Tasks: what a plan is executed in, and when it has succeeded."""
