@@ -43,7 +43,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 COMPILE := uv pip compile --universal --python-version 3.11 --fork-strategy fewest --no-emit-index-url --no-header --no-annotate --quiet
 
 lock:
-	echo hatchling | $(COMPILE) pyproject.toml - --extra experiments --output-file requirements.txt
+	printf "hatchling\neditables\n" | $(COMPILE) pyproject.toml - --extra experiments --output-file requirements.txt
 	$(COMPILE) pyproject.toml --all-extras --constraint requirements.txt --output-file requirements-dev.txt
 
 clean:
