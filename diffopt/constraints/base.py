@@ -70,3 +70,19 @@ class Bounded(Protocol):
     def bounds(self) -> dict[str, tuple[Float[Array, "n"], Float[Array, "n"]]]:
         """Lower and upper bounds by the name of the unknown."""
         ...
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """A constraint that can say what the rows of its residual mean, for messages."""
+
+    def labels(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class JointsLinear(Protocol):
+    """A constraint that knows its Jacobian by the joints better than automatic differentiation does."""
+
+    def jacobian(self, plan: Any, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m J"]]:
+        """The residual of the realised plan, and its derivative by aux["joints"] where the plan moves along with them."""
+        ...

@@ -107,6 +107,10 @@ class Policy:
         """This policy bound to an observation (for a grasp policy, a `Target`)."""
         return replace(self, context=self.encoder(observation))
 
+    def bound(self) -> Policy:
+        """This policy with its context and nothing that is only needed to make one; a ValueError if none was given."""
+        return replace(self, context=self._context, encoder=TargetFrame())
+
     def decode(self, z: Float[Array, "n"]) -> Any:
         """The plan, in the world, of a normalised vector."""
         return self.spec.decode(self.normalizer.denormalize(z), self._context.frame)

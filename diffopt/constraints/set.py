@@ -1,0 +1,144 @@
+"""Named constraints, joined with `|`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from diffopt.constraints.base import Auxiliary, Bounded, Constraint, HasAuxiliary, Kind, Labelled, Realisable
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How well a plan satisfies a set.
+
+    Attributes:
+      violation: by name, the residual that is furthest from satisfied, in its units; 0 if none is positive (equalities: nonzero).
+      where: by name, the row of that residual.
+      satisfied: whether every row of every constraint is within its tolerance.
+    """
+
+    violation: dict[str, Float[Array, ""]]
+    where: dict[str, Int[Array, ""]]
+    satisfied: Bool[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ConstraintSet:
+    """An ordered set of constraints with distinct names; a pytree, so new numbers never retrace.
+
+    Sets and single constraints are joined with `|`: `robot.constraints | scene.constraints | mine`.
+    """
+
+    constraints: tuple[Constraint, ...] = field(default=())
+
+    @staticmethod
+    def of(*constraints: Constraint) -> ConstraintSet:
+        """The set of some constraints."""
+        out = ConstraintSet()
+        for constraint in constraints:
+            out = out | constraint
+        return out
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(constraint.name for constraint in self.constraints)
+
+    def __iter__(self) -> Iterator[Constraint]:
+        return iter(self.constraints)
+
+    def __len__(self) -> int:
+        return len(self.constraints)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Constraint:
+        return self.constraints[self._index(name)]
+
+    def __or__(self, other: ConstraintSet | Constraint) -> ConstraintSet:
+        """Both sets together; a ValueError if they share a name."""
+        added = other.constraints if isinstance(other, ConstraintSet) else (other,)
+        shared = [c.name for c in added if c.name in self.names]
+        if shared:
+            raise ValueError(
+                f"both sets have a constraint named {shared[0]!r} (left: {', '.join(self.names)}; right: "
+                f"{', '.join(c.name for c in added)}); use replace({shared[0]!r}, ...) or give one of them another name"
+            )
+        return ConstraintSet(self.constraints + tuple(added))
+
+    def remove(self, *names: str) -> ConstraintSet:
+        """The set without some constraints."""
+        gone = {self._index(name) for name in names}
+        return ConstraintSet(tuple(c for i, c in enumerate(self.constraints) if i not in gone))
+
+    def replace(self, name: str, constraint: Constraint) -> ConstraintSet:
+        """The set with the constraint `name` exchanged for another."""
+        i = self._index(name)
+        return ConstraintSet(self.constraints[:i] + (constraint,) + self.constraints[i + 1 :])
+
+    def auxiliary(self, plan: Any, context: Any) -> dict[str, Float[Array, "seeds n"]]:
+        """Auxiliary unknowns of all constraints by name, each with its initial guesses; of a shared one the first to name it decides."""
+        out: dict[str, Array] = {}
+        for constraint in self:
+            if isinstance(constraint, HasAuxiliary):
+                out = constraint.auxiliary(plan, context) | out
+        return out
+
+    def bounds(self) -> dict[str, tuple[Array, Array]]:
+        """Box bounds of auxiliary unknowns, by name; where several constraints bound one, their intersection."""
+        out: dict[str, tuple[Array, Array]] = {}
+        for constraint in self:
+            if isinstance(constraint, Bounded):
+                for name, (lower, upper) in constraint.bounds().items():
+                    low, high = out.get(name, (lower, upper))
+                    out[name] = (jnp.maximum(low, lower), jnp.minimum(high, upper))
+        return out
+
+    def realise(self, plan: Any, aux: Auxiliary, context: Any) -> Any:
+        """The plan with everything that realisable equalities determine computed from the auxiliary unknowns."""
+        for constraint in self:
+            if isinstance(constraint, Realisable):
+                plan = constraint.realise(plan, aux, context)
+        return plan
+
+    @property
+    def realised(self) -> tuple[str, ...]:
+        """Names of the constraints that `realise` satisfies by construction."""
+        return tuple(c.name for c in self if isinstance(c, Realisable))
+
+    def of_kind(self, *kinds: Kind) -> tuple[Constraint, ...]:
+        """The constraints of some kinds, in order."""
+        return tuple(c for c in self if c.kind in kinds)
+
+    def report(self, plan: Any, aux: Auxiliary, context: Any) -> Report:
+        """Violations of a plan, computed from the plan and its auxiliary unknowns alone."""
+        violation, where, satisfied = {}, {}, jnp.asarray(True)
+        for constraint in self:
+            if constraint.kind == "cost":
+                continue
+            residual = constraint.residual(plan, aux, context)
+            amount = jnp.abs(residual) if constraint.kind == "eq" else jnp.maximum(residual, 0)
+            amount = jnp.where(jnp.isnan(amount), jnp.inf, amount)
+            tolerance = jnp.broadcast_to(jnp.asarray(constraint.tolerance, amount.dtype), amount.shape)
+            row = jnp.argmax(amount - tolerance) if residual.size else jnp.zeros((), jnp.int32)
+            where[constraint.name] = row
+            violation[constraint.name] = amount[row] if residual.size else jnp.zeros(())
+            satisfied &= jnp.all(amount <= tolerance)
+        return Report(violation=violation, where=where, satisfied=satisfied)
+
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """By name, what the rows of a residual mean, for the constraints that say."""
+        return {c.name: c.labels() for c in self if isinstance(c, Labelled)}
+
+    def _index(self, name: str) -> int:
+        if name not in self.names:
+            raise KeyError(f"no constraint {name!r} in this set; it has: {', '.join(self.names) or 'none'}")
+        return self.names.index(name)

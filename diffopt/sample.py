@@ -1,0 +1,121 @@
+"""`sample`: draw plans from a policy that satisfy constraints, and say of each plan whether it does."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from diffopt.constraints import ConstraintSet
+from diffopt.policies.base import Policy
+from diffopt.process import ReverseProcess
+from diffopt.solution import Solution, verdict
+
+if TYPE_CHECKING:
+    from diffopt.samplers import Sampler
+
+
+def sample(
+    policy: Policy,
+    constraints: ConstraintSet | None = None,
+    *,
+    n: int = 1,
+    key: int | Array = 0,
+    sampler: str | Sampler = "ogd",
+    levels: int = 16,
+    eta: float = 1.0,
+    warm: Any = None,
+) -> Solution:
+    """Draw `n` plans from `policy` under `constraints`.
+
+    The first call with a new structure (policy, kinds of constraints, sampler, n, levels) compiles; further calls with other numbers
+    do not. It may be called inside `jit`, `vmap` and `grad`.
+
+    Args:
+      policy: a policy bound to an observation, `policy.given(...)`.
+      constraints: what the plans have to satisfy; None or an empty set for plain sampling.
+      n: number of plans.
+      key: a PRNG key or an integer seed.
+      sampler: a sampler, or the name of one of `diffopt.samplers.available()` with its default options.
+      levels: steps of the reverse process, which is also the number of network evaluations of plain sampling.
+      eta: its stochasticity, 0 (DDIM) to 1 (DDPM).
+      warm: `Solution.warm` of an earlier call with the same structure and n.
+
+    Returns:
+      The plans, each with its status, its violations by name, and what it cost. A plan that violates a constraint beyond its tolerance
+      is never marked feasible: the violations are computed from the returned plan, apart from the sampler.
+
+    Raises:
+      TypeError: if a constraint does not speak about the policy's type of plan.
+      ValueError: if the policy is not bound, a number in it or in the constraints is not finite, or an argument is out of range.
+      KeyError: if no sampler has that name.
+    """
+    constraints = ConstraintSet() if constraints is None else constraints
+    sampler = _resolve(sampler)
+    if n < 1:
+        raise ValueError(f"n={n}: ask for at least one plan")
+    _check_plan_type(policy, constraints)
+    policy = policy.bound()
+    _check_finite("policy's context", policy.context)
+    _check_finite("constraints", constraints)
+    if isinstance(key, (int, np.integer)):
+        key = jax.random.key(int(key))
+    return _sample(policy, constraints, jax.random.split(key, n), sampler, eta, warm, levels)
+
+
+@partial(jax.jit, static_argnames="levels")
+def _sample(policy, constraints, keys, sampler, eta, warm, levels) -> Solution:
+    process = ReverseProcess.of(policy, count=levels, eta=eta)
+
+    def one(key, warm) -> Solution:
+        draw = sampler(process, constraints, key, warm)
+        plan = policy.decode(draw.x)
+        report = constraints.report(plan, draw.aux, policy.context)
+        finite = jnp.all(jnp.isfinite(draw.x)) & jnp.all(
+            jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((plan, draw.aux, report.violation))])
+        )
+        return Solution(
+            plans=plan,
+            aux=draw.aux,
+            violation=report.violation,
+            where=report.where,
+            status=verdict(finite, report.satisfied, draw.settled),
+            stats=draw.stats,
+            warm=draw.warm,
+            labels=constraints.labels(),
+        )
+
+    return jax.vmap(one)(keys, warm)
+
+
+def _resolve(sampler: str | Sampler) -> Sampler:
+    from diffopt import samplers
+
+    if isinstance(sampler, str):
+        return samplers.load(sampler)
+    if not isinstance(sampler, samplers.Sampler):
+        raise TypeError(f"sampler is a {type(sampler).__name__}; expected a name ({', '.join(samplers.available())}) or a Sampler")
+    return sampler
+
+
+def _check_plan_type(policy: Policy, constraints: ConstraintSet) -> None:
+    for constraint in constraints:
+        if not issubclass(policy.spec.plan_type, constraint.plan_type):
+            expected = constraint.plan_type if isinstance(constraint.plan_type, tuple) else (constraint.plan_type,)
+            raise TypeError(
+                f"constraint {constraint.name!r} speaks about {' or '.join(t.__name__ for t in expected)}, but policy {policy.name!r} "
+                f"plans a {policy.spec.plan_type.__name__}; take it out with constraints.remove({constraint.name!r})"
+            )
+
+
+def _check_finite(what: str, tree: Any) -> None:
+    """Refuse NaN in concrete numbers (infinities may be bounds); inside a transformation the status tells instead."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            continue
+        if np.isnan(np.asarray(leaf)).any():
+            raise ValueError(f"the {what} hold a NaN at {jax.tree_util.keystr(path)}")

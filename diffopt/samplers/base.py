@@ -1,0 +1,62 @@
+"""What a sampler is: a rule for choosing the controls of the reverse process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from diffopt.constraints import ConstraintSet
+from diffopt.process import ReverseProcess
+from diffopt.solution import Stats
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One sampled plan, before it is judged.
+
+    Attributes:
+      x: the clean normalised vector.
+      aux: auxiliary unknowns that go with it.
+      settled: whether the solver had stopped making progress (True where none ran).
+      stats: costs.
+      warm: what a next call may start from.
+    """
+
+    x: Float[Array, "n"]
+    aux: dict[str, Array]
+    settled: Bool[Array, ""]
+    stats: Stats
+    warm: Any
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Draws one plan; unbatched, pure, and a pytree whose numbers may change without a retrace."""
+
+    def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Any) -> Draw: ...
+
+
+def stats(
+    *, evaluations: int = 0, iterations: int = 0, control_energy=0.0, terminal_move=0.0, acceptance: Any = 0.0
+) -> Stats:
+    """`Stats` from plain numbers."""
+    return Stats(
+        evaluations=jnp.asarray(evaluations, jnp.int32),
+        iterations=jnp.asarray(iterations, jnp.int32),
+        control_energy=jnp.asarray(control_energy, jnp.float32),
+        terminal_move=jnp.asarray(terminal_move, jnp.float32),
+        acceptance=jnp.asarray(acceptance, jnp.float32),
+    )
+
+
+def unconstrained(process: ReverseProcess, key: Array) -> tuple[Float[Array, "n"], Float[Array, ""]]:
+    """A plain sample and the energy of its noise, 1/2 sum |noise|^2."""
+    init_key, noise_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, (process.count, process.dim))
+    acting = process.std[:0:-1, None] > 0
+    return process.rollout(process.prior(init_key), noise), 0.5 * jnp.sum(jnp.where(acting, noise, 0.0) ** 2)
