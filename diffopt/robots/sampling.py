@@ -1,0 +1,141 @@
+"""Which collision spheres of a robot can meet, and postures spread over its joint ranges: found once, by sampling, on the host.
+
+Both are deterministic: the random numbers are a fixed Halton sequence.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffopt.robots.bodies import Spheres
+
+if TYPE_CHECKING:
+    import mujoco
+
+_SAMPLES = 2000
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contacts:
+    """Pairs of bodies whose spheres have to be kept apart; hashable, static under `jit`.
+
+    Attributes:
+      pairs: indices of bodies in the kinematics, the lower first.
+      names: their names.
+      always: names of pairs left out because they touch in (nearly) every posture.
+      moving: indices of the spheres that the arm or the hand moves (a sphere on the axis of the first joint does not move).
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    names: tuple[tuple[str, str], ...]
+    always: tuple[tuple[str, str], ...]
+    moving: tuple[int, ...]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.pairs, self.moving))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def contacts(
+    model: mujoco.MjModel, spheres: Spheres, posture: np.ndarray, arm: list[int], hand: list[int]
+) -> tuple[Contacts, np.ndarray]:
+    """Pairs of bodies that can collide, by sampling the joint ranges; and the postures (n, nq) sampled in which none does.
+
+    Left out are: bodies with no joint between them, parent and child, pairs excluded in the file, pairs within the hand (below the
+    last joint of the arm: what fingers do to each other is the plan's own affair), pairs that overlap in more than 95 % of the
+    postures, and pairs that never come closer than 3 cm in any of them.
+
+    Args:
+      posture: positions of the joints that are not sampled.
+      arm, hand: indices in qpos of the joints that are.
+    """
+    import mujoco
+
+    rng_columns = arm + hand
+    postures = np.tile(posture, (_SAMPLES, 1))
+    low, high = _bounds(model, rng_columns)
+    postures[:, rng_columns] = low + (high - low) * halton(_SAMPLES, len(rng_columns))
+    data = mujoco.MjData(model)
+    body = np.array(spheres.body, int)
+    local = np.array(spheres.center, float).reshape(-1, 3)
+    placed = np.empty((_SAMPLES, len(spheres), 3))
+    for k, q in enumerate(postures):
+        data.qpos[:] = q
+        mujoco.mj_kinematics(model, data)
+        placed[k] = np.einsum("sij,sj->si", data.xmat.reshape(-1, 3, 3)[body], local) + data.xpos[body]
+    moving = tuple(int(i) for i in np.flatnonzero(np.ptp(placed, axis=0).max(axis=-1) > 1e-6)) if len(spheres) else ()
+
+    used = [int(b) for b in np.unique(body)]
+    arm_dofs = {int(j) for j in range(model.njnt) if model.jnt_qposadr[j] in arm}
+    excluded = {frozenset(divmod(int(s), 65536)) for s in model.exclude_signature}
+    radius = np.array(spheres.radius)
+    pairs, always = [], []
+    clear = np.ones(_SAMPLES, bool)
+    weld = model.body_weldid
+    for a, b in itertools.combinations(used, 2):
+        linked = weld[a] == weld[b] or weld[model.body_parentid[weld[b]]] == weld[a] or weld[model.body_parentid[weld[a]]] == weld[b]
+        if linked or frozenset((a, b)) in excluded or not (_joints_between(model, a, b) & arm_dofs):
+            continue
+        one, two = np.flatnonzero(body == a), np.flatnonzero(body == b)
+        apart = np.linalg.norm(placed[:, one, None] - placed[:, None, two], axis=-1)
+        nearest = np.min(apart - radius[one][:, None] - radius[two], axis=(1, 2))
+        if np.mean(nearest < 0) > 0.95:
+            always.append((a, b))
+        elif nearest.min() < 0.03:
+            pairs.append((a, b))
+            clear &= nearest > 0
+    name = lambda listed: tuple((model.body(a).name, model.body(b).name) for a, b in listed)  # noqa: E731
+    return Contacts(pairs=tuple(pairs), names=name(pairs), always=name(always), moving=moving), postures[clear]
+
+
+def halton(n: int, dim: int) -> np.ndarray:
+    """The first `n` points (after the origin) of a Halton sequence in [0, 1]^dim; beyond 30 dimensions, seeded random numbers."""
+    points = np.random.default_rng(0).uniform(size=(n, dim))
+    for d, base in zip(range(min(dim, 12)), _PRIMES):  # in high dimensions the sequence is worse than random numbers
+        index, factor, value = np.arange(1, n + 1), 1.0, np.zeros(n)
+        while np.any(index):
+            factor /= base
+            value += factor * (index % base)
+            index //= base
+        points[:, d] = value
+    return points
+
+
+def spread(points: np.ndarray, n: int, *, first: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Farthest-point sampling: `first`, then up to `n` - 1 of `points`, each the farthest from all before; any prefix is spread."""
+    unit = points / scale
+    chosen = [first]
+    apart = np.linalg.norm(unit - first / scale, axis=-1)
+    for _ in range(min(n - 1, len(points))):
+        k = int(np.argmax(apart))
+        chosen.append(points[k])
+        apart = np.minimum(apart, np.linalg.norm(unit - unit[k], axis=-1))
+    return np.array(chosen)
+
+
+def _bounds(model: mujoco.MjModel, columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    at = {int(model.jnt_qposadr[j]): j for j in range(model.njnt)}
+    limits = np.array([model.jnt_range[at[c]] if model.jnt_limited[at[c]] else (-np.pi, np.pi) for c in columns]).reshape(-1, 2)
+    return limits[:, 0], limits[:, 1]
+
+
+def _joints_between(model: mujoco.MjModel, a: int, b: int) -> set[int]:
+    """Joints that move one of two bodies but not the other."""
+
+    def above(body: int) -> set[int]:
+        joints: set[int] = set()
+        while body > 0:
+            joints |= set(range(model.body_jntadr[body], model.body_jntadr[body] + model.body_jntnum[body]))
+            body = int(model.body_parentid[body])
+        return joints
+
+    return above(a) ^ above(b)
