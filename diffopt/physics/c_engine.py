@@ -22,10 +22,11 @@ from diffopt.physics.engine import (
     Outcome,
     Trial,
     first_breach,
-    matrix_to_quaternion,
     refuse_mismatch,
+    reset,
     rotation_angle,
     start_breach,
+    start_penetration,
 )
 
 if TYPE_CHECKING:
@@ -100,8 +101,11 @@ def _run(protocol: Protocol, trial: Trial, data: mujoco.MjData) -> _Record:
 
     model = trial.model
     record = _Record(held=[NOT_RUN] * len(protocol.loads))
-    _reset(trial, data)
-    record.object_penetration, record.self_penetration = start_penetration(model, data, trial.hand, trial.target)
+    if not trial.planned:
+        record.reason = "no plan"
+        return record
+    reset(trial, data)
+    record.object_penetration, record.self_penetration = start_penetration(trial, data)
     record.reason = start_breach(protocol, record.object_penetration, record.self_penetration)
     if record.reason:
         return record
@@ -130,23 +134,6 @@ def _run(protocol: Protocol, trial: Trial, data: mujoco.MjData) -> _Record:
     if record.success:
         record.reason = ""
     return record
-
-
-def _reset(trial: Trial, data: mujoco.MjData) -> None:
-    """Hand at the wrist pose and the pregrasp, object in its place, everything at rest."""
-    import mujoco
-
-    model = trial.model
-    mujoco.mj_resetData(model, data)
-    mocap = model.body(trial.hand).mocapid[0]
-    data.mocap_pos[mocap] = trial.wrist_position
-    data.mocap_quat[mocap] = matrix_to_quaternion(trial.wrist_rotation)
-    data.qpos[model.jnt_qposadr[model.actuator_trnid[:, 0]]] = trial.pregrasp
-    data.ctrl[:] = trial.pregrasp
-    free = model.jnt_qposadr[model.body(trial.target).jntadr[0]]
-    data.qpos[free : free + 3] = trial.object_position
-    data.qpos[free + 3 : free + 7] = matrix_to_quaternion(trial.object_rotation)
-    mujoco.mj_forward(model, data)
 
 
 def _place(protocol: Protocol, data: mujoco.MjData, body: int) -> np.ndarray:
@@ -185,16 +172,3 @@ def _branch(
         if reason := first_breach(protocol, moved, turned):
             return reason
     return ""
-
-
-def start_penetration(model: mujoco.MjModel, data: mujoco.MjData, hand: str, target: str) -> tuple[float, float]:
-    """Deepest penetrations of the contacts in `data` [m]: hand into object, and hand into itself (0 without contact)."""
-    root = model.body_rootid
-    hand_root, object_root = root[model.body(hand).id], root[model.body(target).id]
-    deepest = {True: 0.0, False: 0.0}
-    for contact in data.contact[: data.ncon]:
-        roots = {int(root[model.geom_bodyid[g]]) for g in contact.geom}
-        if roots <= {int(hand_root), int(object_root)} and hand_root in roots:
-            with_object = len(roots) == 2
-            deepest[with_object] = max(deepest[with_object], -float(contact.dist))
-    return deepest[True], deepest[False]

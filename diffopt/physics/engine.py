@@ -41,6 +41,12 @@ class Trial:
     grasp: Float[np.ndarray, "U"]
     squeeze: Float[np.ndarray, "U"]
 
+    @property
+    def planned(self) -> bool:
+        """Whether there is a grasp at all: a sampler that found none says so with a NaN."""
+        numbers = (self.wrist_position, self.wrist_rotation, self.pregrasp, self.grasp, self.squeeze)
+        return all(bool(np.isfinite(n).all()) for n in numbers)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -164,3 +170,34 @@ def refuse_mismatch(trial: Trial, index: int) -> None:
             raise ValueError(f"trial {index}: no body '{name}' in the model; it has: {', '.join(names)}")
     if model.body(trial.hand).mocapid[0] < 0:
         raise ValueError(f"trial {index}: body '{trial.hand}' is not a mocap body; build the scene with FloatingHand")
+
+
+def reset(trial: Trial, data: mujoco.MjData) -> None:
+    """Hand at the wrist pose and the pregrasp, object in its place, everything at rest; kinematics and contacts computed."""
+    import mujoco
+
+    model = trial.model
+    mujoco.mj_resetData(model, data)
+    mocap = model.body(trial.hand).mocapid[0]
+    data.mocap_pos[mocap] = trial.wrist_position
+    data.mocap_quat[mocap] = matrix_to_quaternion(trial.wrist_rotation)
+    data.qpos[model.jnt_qposadr[model.actuator_trnid[:, 0]]] = trial.pregrasp
+    data.ctrl[:] = trial.pregrasp
+    free = model.jnt_qposadr[model.body(trial.target).jntadr[0]]
+    data.qpos[free : free + 3] = trial.object_position
+    data.qpos[free + 3 : free + 7] = matrix_to_quaternion(trial.object_rotation)
+    mujoco.mj_forward(model, data)
+
+
+def start_penetration(trial: Trial, data: mujoco.MjData) -> tuple[float, float]:
+    """Deepest penetrations of the contacts in `data` [m]: hand into object, and hand into itself (0 without contact)."""
+    model = trial.model
+    root = model.body_rootid
+    hand_root, object_root = root[model.body(trial.hand).id], root[model.body(trial.target).id]
+    deepest = {True: 0.0, False: 0.0}
+    for contact in data.contact[: data.ncon]:
+        roots = {int(root[model.geom_bodyid[g]]) for g in contact.geom}
+        if roots <= {int(hand_root), int(object_root)} and hand_root in roots:
+            with_object = len(roots) == 2
+            deepest[with_object] = max(deepest[with_object], -float(contact.dist))
+    return deepest[True], deepest[False]

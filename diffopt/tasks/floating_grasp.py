@@ -23,8 +23,6 @@ from diffopt.plans import Grasp
 if TYPE_CHECKING:
     import mujoco
 
-TABLE_HALF = (1.0, 1.0, 0.05)  # [m]
-
 
 class Solid(Interface):
     """An object to grasp, as `diffopt.scenes.GraspObject` is. `add_to` adds a free body of that name and mass [kg] (None: its own)."""
@@ -80,9 +78,8 @@ class FloatingHand:
         if protocol.table:
             if table_height is None:
                 raise ValueError(f"protocol '{protocol.name}' has a table: give table_height [m]")
-            top = table_height - TABLE_HALF[2]
-            table = spec.worldbody.add_body(name="table", mocap=True, pos=(0.0, 0.0, top))
-            table.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_BOX, size=TABLE_HALF)
+            table = spec.worldbody.add_body(name="table", mocap=True, pos=(0.0, 0.0, table_height))
+            table.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=(1.0, 1.0, 0.1))
         configure(spec, protocol, hand=self.root, target="object")
         return spec.compile()
 

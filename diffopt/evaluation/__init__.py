@@ -1,0 +1,1 @@
+"""Evaluation: intervals and tests, static grasp metrics, results on disk."""
