@@ -128,7 +128,9 @@ def cover_geom(model: mujoco.MjModel, geom: int, tolerance: float, most: int | N
         return cover_box(size, tolerance, most)
     centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
     if not np.all(np.isfinite(half)) or np.any(half > 1e3):
-        raise ValueError(f"geom {model.geom(geom).name!r} of a robot is unbounded; give its contype and conaffinity the value 0")
+        raise ValueError(
+            f"geom {model.geom(geom).name!r} of a robot is unbounded; give its contype and conaffinity the value 0"
+        )
     centers, radius, overshoot = cover_box(half, tolerance, most)
     return centers + centre, radius, overshoot
 
@@ -188,7 +190,7 @@ def cover_box(half, tolerance: float, most: int | None = None) -> Cover:
         if (most is None or total <= most or total == 1) and (best is None or score < best[0]):
             best = (score, counts, reach, e)
     _, counts, reach, e = best
-    axes = [(np.arange(n) + 0.5) * (2 * h / n) - h for n, h in zip(counts, half)]
+    axes = [(np.arange(n) + 0.5) * (2 * h / n) - h for n, h in zip(counts, half, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3), reach * (1 + 1e-6), e
 
 

@@ -102,7 +102,9 @@ class Embodiment:
         if base is not None:
             root = mjcf.body(spec, base, label)
             if root.parent.name != "world":
-                raise ValueError(f"base {base!r} hangs on {root.parent.name!r} in {label}; a base is a child of the world")
+                raise ValueError(
+                    f"base {base!r} hangs on {root.parent.name!r} in {label}; a base is a child of the world"
+                )
             root.pos, root.quat = [0, 0, 0], [1, 0, 0, 0]
         model = mjcf.compile(spec, label)
         kinematics = Kinematics.from_model(model)
@@ -114,8 +116,13 @@ class Embodiment:
         arm = tuple(j for j in _arm_joints(kinematics, tool) if j not in hand)
         for joint in map(kinematics.joint, (*arm, *hand)):
             if joint.type not in ("hinge", "slide"):
-                raise ValueError(f"joint {joint.name!r} of {title!r} is of type {joint.type}; arms and hands have hinges and slides")
-        limits = {j: (kinematics.lower[kinematics.joint(j).qpos], kinematics.upper[kinematics.joint(j).qpos]) for j in (*arm, *hand)}
+                raise ValueError(
+                    f"joint {joint.name!r} of {title!r} is of type {joint.type}; arms and hands have hinges and slides"
+                )
+        limits = {
+            j: (kinematics.lower[kinematics.joint(j).qpos], kinematics.upper[kinematics.joint(j).qpos])
+            for j in (*arm, *hand)
+        }
         notes = [f"joint {j} has no limits" for j, (low, _) in limits.items() if not np.isfinite(low)]
         notes += [f"joint {j} has no velocity limit" for j in arm if j not in (velocity or {})]
         spheres = Spheres.from_model(model, tolerance=tolerance, most=most_spheres)
@@ -123,12 +130,16 @@ class Embodiment:
             notes.append("no collision geoms: collisions are not seen")
         row = lambda joints, values: jnp.asarray([values[j] for j in joints], jnp.float32)  # noqa: E731
         rest = {j: (home or {}).get(j, _rest(*limits[j], middle=j in arm)) for j in (*arm, *hand)}
-        own = dict(zip(kinematics.joint_names, (j.qpos for j in kinematics.joints)))
+        own = {j.name: j.qpos for j in kinematics.joints}
         posture = np.array(kinematics.qpos0)
         posture[[own[j] for j in rest]] = list(rest.values())
         columns = [own[j] for j in arm]
         pairs, free = contacts(model, spheres, posture, columns, [own[j] for j in hand])
-        seeds = spread(free[:, columns], _SEEDS, first=posture[columns], scale=_ranges(limits, arm)) if arm else np.zeros((1, 0))
+        seeds = (
+            spread(free[:, columns], _SEEDS, first=posture[columns], scale=_ranges(limits, arm))
+            if arm
+            else np.zeros((1, 0))
+        )
         robot = Embodiment(
             name=title,
             arm=arm,
@@ -154,7 +165,13 @@ class Embodiment:
 
     @staticmethod
     def attach(
-        arm: mjcf.Source, hand: mjcf.Source, pose: Pose | None = None, *, to: str = "flange", tool: str | None = None, **options
+        arm: mjcf.Source,
+        hand: mjcf.Source,
+        pose: Pose | None = None,
+        *,
+        to: str = "flange",
+        tool: str | None = None,
+        **options,
     ) -> Embodiment:
         """A hand mounted on an arm, both MJCF sources (a path, an XML string, an MjSpec), all names kept.
 
@@ -173,7 +190,10 @@ class Embodiment:
     def at(self, base: Pose | Float[Array, "3"], rotation: Float[Array, "3 3"] | None = None) -> Embodiment:
         """The same robot with its base elsewhere in the world: a `Pose`, or position [m] and rotation. No new trace."""
         if not isinstance(base, Pose):
-            base = Pose(position=jnp.asarray(base, jnp.float32), rotation=jnp.eye(3) if rotation is None else jnp.asarray(rotation))
+            base = Pose(
+                position=jnp.asarray(base, jnp.float32),
+                rotation=jnp.eye(3) if rotation is None else jnp.asarray(rotation),
+            )
         return replace(self, base=base)
 
     def qpos(self, joints: Float[Array, "A"], hand: Float[Array, "H"] | None = None) -> Float[Array, "nq"]:
@@ -195,6 +215,11 @@ class Embodiment:
     def _tool(self, joints: Float[Array, "A"]) -> Pose:
         frames, tool = self.frames(joints), self.kinematics.body(self.tool)
         return Pose(position=frames.position[tool], rotation=frames.rotation[tool])
+
+    @property
+    def below_tool(self) -> frozenset[int]:
+        """Indices of the tool's body and of all bodies that hang on it."""
+        return _below(self.kinematics, self.tool)
 
     def nearest_seeds(self, tool: Pose, n: int) -> Float[Array, "n A"]:
         """The `n` seeds whose tool is nearest to `tool` (T_world_tool), 0.3 m counting as much as 1 rad; nearest first."""
@@ -236,7 +261,9 @@ class Embodiment:
             lines.append(f"{joint:16s} hand  " + " ".join(f"{float(v):9.4f}" for v in row).replace("nan", "  -"))
         names = self.kinematics.body_names
         counts = {names[b]: self.spheres.body.count(b) for b in dict.fromkeys(self.spheres.body)}
-        lines.append(f"collision spheres: {len(self.spheres)} (" + ", ".join(f"{b} {n}" for b, n in counts.items()) + ")")
+        lines.append(
+            f"collision spheres: {len(self.spheres)} (" + ", ".join(f"{b} {n}" for b, n in counts.items()) + ")"
+        )
         lines.append(f"largest overshoot: {1e3 * max(self.spheres.overshoot, default=0.0):.1f} mm")
         lines.append("pairs that always touch: " + (", ".join("~".join(p) for p in self.contacts.always) or "none"))
         lines.append(f"pairs that can collide: {', '.join('~'.join(p) for p in self.contacts.names) or 'none'}")
@@ -264,13 +291,16 @@ def _arm_joints(kinematics: Kinematics, tool: str) -> tuple[str, ...]:
 
 def _hand_joints(kinematics: Kinematics, tool: str) -> tuple[str, ...]:
     """Joints of all bodies below the body `tool`, in model order."""
+    below = _below(kinematics, tool) - {kinematics.body(tool)}
+    return tuple(j.name for i in sorted(below) for j in kinematics.bodies[i].joints)
+
+
+def _below(kinematics: Kinematics, tool: str) -> frozenset[int]:
     below = {kinematics.body(tool)}
-    joints: list[str] = []
     for i, body in enumerate(kinematics.bodies):  # MuJoCo lists parents first
         if i and body.parent in below:
             below.add(i)
-            joints += [j.name for j in body.joints]
-    return tuple(joints)
+    return frozenset(below)
 
 
 def _rest(low: float, high: float, *, middle: bool) -> float:

@@ -78,7 +78,9 @@ def join(arm: Source, hand: Source, *, to: str, pose: Pose | None = None) -> str
         ours = {e.name for e in getattr(arm_spec, kind)} - {"", "world"}
         both = sorted(ours & {e.name for e in getattr(hand_spec, kind)})
         if both:
-            raise ValueError(f"{arm_label} and {hand_label} both have {kind} named {', '.join(both)}; rename them in one file")
+            raise ValueError(
+                f"{arm_label} and {hand_label} both have {kind} named {', '.join(both)}; rename them in one file"
+            )
     position, quaternion = pose_to_mujoco(Pose.identity() if pose is None else pose)
     frame = body(arm_spec, to, arm_label).add_frame(pos=position, quat=quaternion)
     # An empty prefix is not saved correctly by MuJoCo, so attach under a mark and strip it from the text. `main` is the root
@@ -120,4 +122,4 @@ def pose_to_mujoco(pose: Pose) -> tuple[list[float], list[float]]:
 
 def with_gravity_compensation(xml: str) -> str:
     """The model with `gravcomp="1"` on every body: its controller is told the mass of all that is mounted."""
-    return re.sub(r'<body (?![^>]*gravcomp)', '<body gravcomp="1" ', xml)
+    return re.sub(r"<body (?![^>]*gravcomp)", '<body gravcomp="1" ', xml)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import mujoco
 
 _SAMPLES = 2000
-_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,11 @@ def contacts(
     clear = np.ones(_SAMPLES, bool)
     weld = model.body_weldid
     for a, b in itertools.combinations(used, 2):
-        linked = weld[a] == weld[b] or weld[model.body_parentid[weld[b]]] == weld[a] or weld[model.body_parentid[weld[a]]] == weld[b]
+        linked = (
+            weld[a] == weld[b]
+            or weld[model.body_parentid[weld[b]]] == weld[a]
+            or weld[model.body_parentid[weld[a]]] == weld[b]
+        )
         if linked or frozenset((a, b)) in excluded or not (_joints_between(model, a, b) & arm_dofs):
             continue
         one, two = np.flatnonzero(body == a), np.flatnonzero(body == b)
@@ -98,9 +102,9 @@ def contacts(
 
 
 def halton(n: int, dim: int) -> np.ndarray:
-    """The first `n` points (after the origin) of a Halton sequence in [0, 1]^dim; beyond 30 dimensions, seeded random numbers."""
+    """The first `n` points (after the origin) of a Halton sequence in [0, 1]^dim; beyond 12 dimensions, seeded random numbers."""
     points = np.random.default_rng(0).uniform(size=(n, dim))
-    for d, base in zip(range(min(dim, 12)), _PRIMES):  # in high dimensions the sequence is worse than random numbers
+    for d, base in enumerate(_PRIMES[: min(dim, 12)]):  # in high dimensions the sequence is worse than random numbers
         index, factor, value = np.arange(1, n + 1), 1.0, np.zeros(n)
         while np.any(index):
             factor /= base
@@ -124,7 +128,9 @@ def spread(points: np.ndarray, n: int, *, first: np.ndarray, scale: np.ndarray) 
 
 def _bounds(model: mujoco.MjModel, columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
     at = {int(model.jnt_qposadr[j]): j for j in range(model.njnt)}
-    limits = np.array([model.jnt_range[at[c]] if model.jnt_limited[at[c]] else (-np.pi, np.pi) for c in columns]).reshape(-1, 2)
+    limits = np.array(
+        [model.jnt_range[at[c]] if model.jnt_limited[at[c]] else (-np.pi, np.pi) for c in columns]
+    ).reshape(-1, 2)
     return limits[:, 0], limits[:, 1]
 
 

@@ -24,5 +24,7 @@ def load(name: str) -> Embodiment:
       KeyError: no such robot; the message lists those there are.
     """
     if name not in names():
-        raise KeyError(f"no embodiment {name!r}; there are: {', '.join(names())}; or Embodiment.from_mjcf('file.xml', tool=...)")
+        raise KeyError(
+            f"no embodiment {name!r}; there are: {', '.join(names())}; or Embodiment.from_mjcf('file.xml', tool=...)"
+        )
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").build()
