@@ -1,0 +1,7 @@
+"""Solvers of small constrained least-squares problems, one problem at a time and batched by `jax.vmap`."""
+
+from diffopt.solvers.augmented_lagrangian import AugmentedLagrangian
+from diffopt.solvers.base import Problem, Solver, SolverResult, Status, Terms, Warm
+from diffopt.solvers.gauss_newton import GaussNewton
+
+__all__ = ["AugmentedLagrangian", "GaussNewton", "Problem", "Solver", "SolverResult", "Status", "Terms", "Warm"]
