@@ -1,0 +1,209 @@
+"""The problem of one step: the nearest vector, in normalised coordinates, whose plan satisfies the constraints.
+
+Given a reference vector c (an iterate or a clean estimate), over the vector x and the auxiliary unknowns a (the robot's joints),
+
+    minimise    1/2 w^2 |x - c|^2 + 1/2 |cost(x, a)|^2
+    subject to  eq(x, a) = 0,   ineq(x, a) <= 0,   a_lower <= a <= a_upper.
+
+Realisable equalities (reach: wrist pose = FK(joints)) are eliminated: x = encode(realise(decode(c), a)), so that the only unknowns are
+the joints, seven for an arm, and what comes out is reachable by construction. Rows are scaled by their tolerance. Inverse kinematics
+has local minima: several starting points, the tracks, are carried along and the best one counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from diffopt.constraints import Bounded, Constraint, ConstraintSet, JointsLinear
+from diffopt.policies.base import Policy
+from diffopt.solvers import Problem, Solver, SolverResult, Status, Terms
+
+SMALLEST_SCALE = 1e-3  # of a row whose tolerance is smaller [the row's units]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Tracks:
+    """Starting points of the correction, carried from level to level; leaves have a leading axis of T tracks.
+
+    Attributes:
+      z: the unknowns, a dict by name; the vector is "x" where it is not eliminated.
+      warm: what the solver carries.
+    """
+
+    z: dict[str, Float[Array, "T m"]]
+    warm: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """The result of a correction.
+
+    Attributes:
+      x: the corrected vector.
+      aux: its auxiliary unknowns.
+      tracks: where the next correction starts.
+      satisfied: whether the set reports the decoded plan as satisfied.
+      settled: whether the solver of the chosen track had stopped making progress.
+      iterations: steps over all tracks.
+    """
+
+    x: Float[Array, "n"]
+    aux: dict[str, Array]
+    tracks: Tracks
+    satisfied: Bool[Array, ""]
+    settled: Bool[Array, ""]
+    iterations: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """See the module's docstring.
+
+    Attributes:
+      policy: decodes and encodes; bound.
+      constraints: the set.
+      tracks: number of starting points.
+      eliminate: whether realisable equalities are solved for the plan.
+    """
+
+    policy: Policy
+    constraints: ConstraintSet
+    tracks: int = field(default=4, metadata=dict(static=True))
+    eliminate: bool = field(default=True, metadata=dict(static=True))
+
+    @property
+    def eliminated(self) -> bool:
+        return self.eliminate and bool(self.constraints.realised)
+
+    def start(self, c: Float[Array, "n"], solver: Solver) -> Tracks:
+        """Tracks for a reference: the best guesses for the auxiliary unknowns that the constraints have."""
+        seeds = self.constraints.auxiliary(self.policy.decode(c), self.policy.context)
+        count = max((len(values) for values in seeds.values()), default=1)
+        T = min(self.tracks, count)
+        z = {name: values[jnp.arange(T) % len(values)] for name, values in seeds.items()}
+        if not self.eliminated:
+            z = {"x": jnp.broadcast_to(c, (T, c.size))} | z
+        warm = jax.vmap(lambda z: solver.cold(self._problem, z, (c, jnp.ones(()))))(z)
+        return Tracks(z=z, warm=warm)
+
+    def __call__(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, judge: bool = False) -> Corrected:
+        """Correct the reference c from the tracks.
+
+        Args:
+          weight: w; what moving by one standard deviation costs against a violation of one tolerance.
+          judge: choose by the set's own verdict, nearest satisfied first, instead of by the solver's merit.
+        """
+        z = tracks.z if self.eliminated else tracks.z | {"x": jnp.broadcast_to(c, tracks.z["x"].shape)}
+        args = (c, jnp.asarray(weight, c.dtype))
+        result: SolverResult = jax.vmap(lambda z, warm: solver(self._problem, z, args, warm))(z, tracks.warm)
+        x = jax.vmap(lambda z: self._vector(z, c))(result.z)
+        aux = {name: value for name, value in result.z.items() if name != "x"}
+        violation = result.eq_violation + result.ineq_violation
+        satisfied = jnp.zeros(violation.shape, bool)
+        merit = result.cost / args[1] ** 2 + 10 * violation
+        if judge:
+            satisfied = jax.vmap(lambda x, aux: self.constraints.report(self.policy.decode(x), aux, self.policy.context).satisfied)(x, aux)
+            merit = jnp.where(satisfied, jnp.sum((x - c) ** 2, axis=-1), 1e6 * (1 + violation))
+        best = jnp.argmin(jnp.where(jnp.isfinite(merit), merit, jnp.inf))
+        return Corrected(
+            x=x[best],
+            aux=jax.tree.map(lambda values: values[best], aux),
+            tracks=Tracks(z=result.z, warm=result.warm),
+            satisfied=satisfied[best],
+            settled=result.status[best] != Status.iteration_limit,
+            iterations=jnp.sum(result.iterations),
+        )
+
+    def realising(self, x: Float[Array, "n"], solver: Solver) -> Corrected:
+        """The auxiliary unknowns that realise the plan of x best, the plan itself untouched."""
+        corrected = self(x, self.start(x, solver), solver, judge=True)
+        report = self.constraints.report(self.policy.decode(x), corrected.aux, self.policy.context)
+        return replace(corrected, x=x, satisfied=report.satisfied)
+
+    @property
+    def _problem(self) -> Problem:
+        return Problem(
+            cost=self._cost,
+            eq=self._equalities if self._solved("eq") else None,
+            ineq=self._inequalities if self._solved("ineq") else None,
+            bounds=self._bounds if self.constraints.bounds() else None,
+            linearize=self._linearize if self._joints_only else None,
+        )
+
+    def _plan(self, z, c) -> tuple[Any, dict[str, Array]]:
+        aux = {name: value for name, value in z.items() if name != "x"}
+        plan = self.policy.decode(c if self.eliminated else z["x"])
+        return (self.constraints.realise(plan, aux, self.policy.context) if self.eliminated else plan), aux
+
+    def _vector(self, z, c) -> Float[Array, "n"]:
+        return self.policy.encode(self._plan(z, c)[0]) if self.eliminated else z["x"]
+
+    def _cost(self, z, args) -> Float[Array, "m"]:
+        c, weight = args
+        plan, aux = self._plan(z, c)
+        costs = [jnp.ravel(k.residual(plan, aux, self.policy.context)) for k in self.constraints.of_kind("cost")]
+        return jnp.concatenate([weight * (self._vector(z, c) - c), *costs])
+
+    def _equalities(self, z, args) -> Float[Array, "m"]:
+        return self._rows("eq", z, args[0])
+
+    def _inequalities(self, z, args) -> Float[Array, "m"]:
+        return self._rows("ineq", z, args[0])
+
+    def _rows(self, kind, z, c) -> Float[Array, "m"]:
+        plan, aux = self._plan(z, c)
+        rows = [scale(k, jnp.ravel(k.residual(plan, aux, self.policy.context))) for k in self._solved(kind)]
+        return jnp.concatenate(rows)
+
+    def _solved(self, kind) -> tuple[Constraint, ...]:
+        """The constraints of a kind that are neither eliminated nor plain bounds."""
+        skip = self.constraints.realised if self.eliminated else ()
+        return tuple(k for k in self.constraints.of_kind(kind) if k.name not in skip and not isinstance(k, Bounded))
+
+    def _bounds(self, args) -> tuple[dict[str, Array], dict[str, Array]]:
+        c, _ = args
+        bounds = self.constraints.bounds()
+        seeds = self.constraints.auxiliary(self.policy.decode(c), self.policy.context)
+        free = {name: jnp.full(values.shape[1], jnp.inf) for name, values in seeds.items()}
+        if not self.eliminated:
+            free["x"] = jnp.full(c.size, jnp.inf)
+        lower = {name: bounds[name][0] if name in bounds else -infinite for name, infinite in free.items()}
+        upper = {name: bounds[name][1] if name in bounds else infinite for name, infinite in free.items()}
+        return lower, upper
+
+    @property
+    def _joints_only(self) -> bool:
+        """Whether the only unknowns are joints and every row knows its Jacobian by them."""
+        rows = self._solved("eq") + self._solved("ineq")
+        return self.eliminated and bool(rows) and all(isinstance(k, JointsLinear) for k in rows)
+
+    def _linearize(self, z, args) -> tuple[Terms, Terms]:
+        c, _ = args
+        values, jacobian = _value_and_jacobian(lambda joints: self._cost({"joints": joints}, args), z["joints"])
+        plan, aux = self._plan(z, c)
+        both = {"eq": (jnp.zeros(0), jnp.zeros((0, z["joints"].size))), "ineq": (jnp.zeros(0), jnp.zeros((0, z["joints"].size)))}
+        for kind in both:
+            pairs = [(k, k.jacobian(plan, aux, self.policy.context)) for k in self._solved(kind)]
+            if pairs:
+                both[kind] = (
+                    jnp.concatenate([scale(k, rows) for k, (rows, _) in pairs]),
+                    jnp.concatenate([scale(k, J.T).T for k, (_, J) in pairs]),
+                )
+        return Terms(values, both["eq"][0], both["ineq"][0]), Terms(jacobian, both["eq"][1], both["ineq"][1])
+
+
+def scale(constraint: Constraint, rows: Float[Array, "... m"]) -> Float[Array, "... m"]:
+    """Rows in units of their tolerance, or of `SMALLEST_SCALE` where that is larger."""
+    return rows / jnp.maximum(jnp.asarray(constraint.tolerance, rows.dtype), SMALLEST_SCALE)
+
+
+def _value_and_jacobian(f, x: Float[Array, "n"]) -> tuple[Float[Array, "m"], Float[Array, "m n"]]:
+    return jax.vmap(lambda t: jax.jvp(f, (x,), (t,)), out_axes=(None, 1))(jnp.eye(x.size, dtype=x.dtype))

@@ -1,0 +1,52 @@
+"""Plain sampling: the control is drawn (row 0 of the catalogue).
+
+Ho et al. 2020 (arXiv 2006.11239), Song et al. 2021 (arXiv 2010.02502). The plan is returned as the policy drew it; the joints of the
+robot that realise it best are found afterwards, so that it can be judged and, if it happens to be feasible, executed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax
+from jaxtyping import Array
+
+from diffopt.constraints import ConstraintSet
+from diffopt.process import ReverseProcess
+from diffopt.samplers.base import Draw, stats, unconstrained
+from diffopt.samplers.correction import Correction
+from diffopt.solvers import AugmentedLagrangian
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class DDIM:
+    """DDPM with eta = 1, DDIM with eta = 0, Euler's method on the flow path.
+
+    Attributes:
+      tracks, iterations: of the inverse kinematics that realises the plan, where a constraint asks for joints.
+    """
+
+    tracks: int = field(default=4, metadata=dict(static=True))
+    iterations: int = field(default=20, metadata=dict(static=True))
+
+    def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: None = None) -> Draw:
+        x, energy = unconstrained(process, key)
+        aux, iterations = realise(process, constraints, x, tracks=self.tracks, iterations=self.iterations)
+        return Draw(
+            x=x,
+            aux=aux,
+            settled=jax.numpy.asarray(True),
+            stats=stats(evaluations=process.count, iterations=iterations, control_energy=energy, acceptance=1.0),
+            warm=None,
+        )
+
+
+def realise(process, constraints, x, *, tracks: int, iterations: int):
+    """Auxiliary unknowns for a vector that is not to be changed, and the solver's iterations; nothing to do without any."""
+    if not constraints.auxiliary(process.policy.decode(x), process.policy.context):
+        return {}, 0
+    correction = Correction(policy=process.policy, constraints=constraints, tracks=tracks)
+    solver = AugmentedLagrangian(inner=iterations, outer=1)
+    corrected = correction(x, correction.start(x, solver), solver, 30.0, judge=False)
+    return corrected.aux, corrected.iterations

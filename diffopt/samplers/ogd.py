@@ -1,0 +1,135 @@
+"""Optimization-guided diffusion, one small problem per level (row 18 of the catalogue, horizon `step`; arXiv 2606.24208).
+
+At level k, with mean mu, standard deviation s and scale alpha = alpha_{k-1} of the next level, the control d replaces the noise:
+
+    minimise 1/2 |d - anchor|^2   subject to   the constraints on c(d),        x_{k-1} = mu + s d,
+
+anchor = 0 (`zero`: maximum a posteriori) or the drawn noise z (`sampled`: keeps the diversity of the prior), and c(d), to first order,
+
+    next       c(d) = mu + s d                                    the next iterate itself
+    current    c(d) = D(x_k, k) + s/alpha (d - anchor)            the clean estimate at this iterate
+    lookahead  c(d) = D(x', k-1) + s/alpha (d - anchor),  x' = mu + s anchor    the clean estimate at the next iterate; one more evaluation
+
+In all three c(d) = c + g (d - anchor), so with b = 1 for `next` and b = alpha otherwise the problem is the nearest feasible vector x* to c,
+weighted by 1/g, and x_{k-1} = mu + s anchor + b (x* - c). That holds for s -> 0 too, where the hard problem does not depend on s. With
+anchor `sampled` and `lookahead` this is DiRecT's update (arXiv 2606.15359); with `current`, projection of the clean estimate.
+
+The last step has s = 0, so the control has no authority there: the sampler ends with an explicit terminal correction, which is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from diffopt.constraints import ConstraintSet
+from diffopt.process import ReverseProcess
+from diffopt.samplers.base import Draw, stats
+from diffopt.samplers.ddim import DDIM
+from diffopt.samplers.correction import Correction, Tracks
+from diffopt.solvers import AugmentedLagrangian, GaussNewton, Solver
+
+Anchor = Literal["sampled", "zero"]
+Constrain = Literal["lookahead", "current", "next"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class OGD:
+    """See the module's docstring.
+
+    Attributes:
+      anchor, constrain: which problem is solved at a level.
+      hard: multipliers (augmented Lagrangian) or the least-squares relaxation, whose answer is differentiable.
+      share: at which share of the levels, counted from the end, it is solved.
+      tracks: starting points that are carried along.
+      iterations: Gauss-Newton steps per track and level; one multiplier update per level.
+      terminal_iterations, terminal_rounds: steps per update and updates of the terminal correction.
+    """
+
+    anchor: Anchor = field(default="sampled", metadata=dict(static=True))
+    constrain: Constrain = field(default="lookahead", metadata=dict(static=True))
+    hard: bool = field(default=True, metadata=dict(static=True))
+    share: float = field(default=0.5, metadata=dict(static=True))
+    tracks: int = field(default=4, metadata=dict(static=True))
+    iterations: int = field(default=1, metadata=dict(static=True))
+    terminal_iterations: int = field(default=4, metadata=dict(static=True))
+    terminal_rounds: int = field(default=3, metadata=dict(static=True))
+
+    def __post_init__(self):
+        if self.anchor not in ("sampled", "zero"):
+            raise ValueError(f"anchor={self.anchor!r}; there are: sampled, zero")
+        if self.constrain not in ("lookahead", "current", "next"):
+            raise ValueError(f"constrain={self.constrain!r}; there are: lookahead, current, next")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share={self.share}: a share of the levels is between 0 and 1")
+
+    def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None = None) -> Draw:
+        if not constraints:
+            return DDIM()(process, constraints, key)
+        init_key, noise_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, (process.count, process.dim))
+        levels = jnp.arange(process.count, 0, -1)
+        solved = round(self.share * process.count)
+        free = process.count - solved
+
+        def plain(x, step):
+            k, z = step
+            return process.step(x, z, k), 0.5 * jnp.sum(jnp.where(process.std[k] > 0, z, 0.0) ** 2)
+
+        x, energy_before = jax.lax.scan(plain, process.prior(init_key), (levels[:free], noise[:free]))
+        correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks)
+        solver = self._solver(self.iterations, 1)
+        tracks = warm
+        if tracks is None:
+            first = process.clean(x, levels[min(free, process.count - 1)]) if solved else x
+            tracks = correction.start(first, solver)
+
+        def body(carry, step):
+            x, tracks = carry
+            k, z = step
+            x, tracks, energy, iterations = self._level(process, correction, solver, x, tracks, z, k)
+            return (x, tracks), (energy, iterations)
+
+        (x, tracks), (energy, iterations) = jax.lax.scan(body, (x, tracks), (levels[free:], noise[free:]))
+        end = correction(x, tracks, self._solver(self.terminal_iterations, self.terminal_rounds), judge=True)
+        return Draw(
+            x=end.x,
+            aux=end.aux,
+            settled=end.settled,
+            stats=stats(
+                evaluations=process.count + (solved if self.constrain == "lookahead" else 0) + (warm is None and solved > 0),
+                iterations=jnp.sum(iterations) + end.iterations,
+                control_energy=jnp.sum(energy_before) + jnp.sum(energy),
+                terminal_move=jnp.linalg.norm(end.x - x),
+                acceptance=end.satisfied,
+            ),
+            warm=end.tracks,
+        )
+
+    def _level(self, process: ReverseProcess, correction: Correction, solver: Solver, x, tracks: Tracks, z, k):
+        """One level: the next iterate, the tracks, the energy of the control and the solver's iterations."""
+        clean = process.clean(x, k)
+        std, alpha = process.std[k], process.alpha[k - 1]
+        anchor = z if self.anchor == "sampled" else jnp.zeros_like(z)
+        anchored = process.mean(x, clean, k) + std * anchor
+        if self.constrain == "next":
+            reference, gain = anchored, jnp.ones(())
+        elif self.constrain == "current":
+            reference, gain = clean, alpha
+        else:
+            reference, gain = process.clean(anchored, k - 1), alpha
+        weight = 1.0 if self.hard else gain / jnp.maximum(std, 0.1)
+        corrected = correction(reference, tracks, solver, weight)
+        move = gain * (corrected.x - reference)
+        control = jnp.where(std > 0, anchor + move / jnp.maximum(std, 1e-6), 0.0)
+        return anchored + move, corrected.tracks, 0.5 * jnp.sum(control**2), corrected.iterations
+
+    def _solver(self, iterations: int, rounds: int) -> Solver:
+        if self.hard:
+            return AugmentedLagrangian(inner=iterations, outer=rounds)
+        return GaussNewton(iterations=iterations * rounds)

@@ -1,0 +1,184 @@
+"""What holds for every sampler, and what OGD promises, on priors and posteriors that are known exactly."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffopt
+from diffopt.constraints import ConstraintSet, from_residual
+from diffopt.plans import Point
+from diffopt.policies import gaussian_mixture
+from diffopt.sample import _sample
+from diffopt.samplers import OGD, available, load
+from diffopt.schedules import Cosine, Flow
+
+OGD_FAMILY = [
+    OGD(anchor=anchor, constrain=constrain, hard=hard)
+    for anchor in ("sampled", "zero")
+    for constrain in ("lookahead", "current", "next")
+    for hard in (True, False)
+]
+ALL = [load(name) for name in available()] + OGD_FAMILY
+name_of = lambda s: f"{type(s).__name__}-{s.anchor}-{s.constrain}-{s.hard}" if isinstance(s, OGD) else type(s).__name__  # noqa: E731
+each_sampler = pytest.mark.parametrize("sampler", ALL, ids=name_of)
+
+
+def beyond(plan, normal, offset):
+    return normal @ plan.values - offset
+
+
+def half_space(offset=-0.5, normal=(1.0, 0.0)) -> ConstraintSet:
+    """normal . x <= offset."""
+    return ConstraintSet.of(from_residual(beyond, jnp.array(normal), offset, name="half_space", plan_type=Point))
+
+
+POLICY = gaussian_mixture([[0.0, 0.0], [1.0, 1.5]], 0.4)
+
+
+@each_sampler
+def test_the_same_key_gives_the_same_plan_alone_or_in_a_batch(sampler):
+    together = diffopt.sample(POLICY, half_space(), n=3, key=7, sampler=sampler)
+    keys = jax.random.split(jax.random.key(7), 3)
+    alone = jax.vmap(lambda k: _sample(POLICY.bound(), half_space(), k[None], sampler, 1.0, None, 16))(keys[1:2])
+    np.testing.assert_allclose(together.plans.values[1], alone.plans.values[0, 0], atol=1e-4)
+
+
+@each_sampler
+def test_the_status_is_what_the_plan_says(sampler):
+    """Judged here by the definition of the half-space, not by the constraint's code."""
+    result = diffopt.sample(POLICY, half_space(), n=64, key=1, sampler=sampler)
+    excess = np.asarray(result.plans.values)[:, 0] + 0.5
+    np.testing.assert_allclose(result.violation["half_space"], np.maximum(excess, 0), atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(result.feasible), excess <= 1e-3)
+
+
+@each_sampler
+def test_new_numbers_do_not_retrace(sampler):
+    diffopt.sample(POLICY, half_space(-0.5), n=4, key=0, sampler=sampler)
+    before = _sample._cache_size()
+    other = gaussian_mixture([[0.3, 0.1], [1.0, 1.2]], 0.5)
+    diffopt.sample(other, half_space(-0.7, (0.0, 1.0)), n=4, key=5, sampler=sampler)
+    assert _sample._cache_size() == before
+
+
+@each_sampler
+def test_flow_policies_are_sampled_too(sampler):
+    policy = gaussian_mixture([[0.0, 0.0], [1.0, 1.5]], 0.4, schedule=Flow())
+    result = diffopt.sample(policy, half_space(), n=16, key=1, sampler=sampler)
+    assert np.isfinite(result.plans.values).all()
+
+
+@each_sampler
+def test_works_inside_jit(sampler):
+    inside = jax.jit(lambda offset: diffopt.sample(POLICY, half_space(offset), n=4, key=3, sampler=sampler).plans.values)
+    outside = diffopt.sample(POLICY, half_space(-0.5), n=4, key=3, sampler=sampler).plans.values
+    np.testing.assert_allclose(inside(-0.5), outside, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", [s for s in OGD_FAMILY if s.hard], ids=name_of)
+def test_hard_ogd_ends_feasible(sampler):
+    result = diffopt.sample(POLICY, half_space(), n=64, key=1, sampler=sampler)
+    assert result.feasible.all()
+
+
+@pytest.mark.parametrize("name", available())
+def test_without_constraints_every_sampler_is_the_plain_one(name):
+    plain = diffopt.sample(POLICY, n=32, key=2, sampler="ddim").plans.values
+    if name != "rejection":
+        np.testing.assert_allclose(diffopt.sample(POLICY, n=32, key=2, sampler=name).plans.values, plain, atol=1e-5)
+    assert diffopt.sample(POLICY, n=32, key=2, sampler=name).feasible.all()
+
+
+def energy_distance(x, y):
+    def mean_distance(a, b):
+        return np.linalg.norm(a[:, None] - b[None], axis=-1).mean()
+
+    return 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y)
+
+
+def test_ogd_is_nearer_to_the_true_posterior_than_snap():
+    """The posterior of the half-space, by exact rejection from the mixture."""
+    draws = np.asarray(POLICY.denoiser.sample(jax.random.key(0), 20000))
+    posterior = draws[draws[:, 0] <= -0.5][:800]
+
+    def distance(sampler):
+        result = diffopt.sample(POLICY, half_space(), n=800, key=1, sampler=sampler, levels=32)
+        assert result.feasible.all()
+        return energy_distance(np.asarray(result.plans.values), posterior)
+
+    assert distance("ogd") < 0.5 * distance("snap")
+
+
+def test_rejection_follows_the_posterior():
+    draws = np.asarray(POLICY.denoiser.sample(jax.random.key(0), 20000))
+    posterior = draws[draws[:, 0] <= -0.2][:1000]
+    result = diffopt.sample(POLICY, half_space(-0.2), n=400, key=1, sampler=load("rejection", draws=32), levels=64)
+    accepted = np.asarray(result.plans.values)[np.asarray(result.feasible)]
+    assert len(accepted) > 380
+    assert energy_distance(accepted, posterior) < 0.02
+
+
+def test_gradients_through_the_least_squares_mode():
+    """d(mean plan)/d(offset) against central differences."""
+
+    def mean(offset):
+        return diffopt.sample(POLICY, half_space(offset), n=8, key=3, sampler=OGD(hard=False)).plans.values.mean()
+
+    exact = jax.grad(mean)(-0.5)
+    numerical = (mean(-0.5 + 5e-3) - mean(-0.5 - 5e-3)) / 1e-2
+    assert abs(exact) > 1e-2
+    np.testing.assert_allclose(exact, numerical, rtol=0.1, atol=1e-2)
+
+
+def test_warm_starts_are_taken():
+    first = diffopt.sample(POLICY, half_space(), n=4, key=1)
+    again = diffopt.sample(POLICY, half_space(), n=4, key=2, warm=first.warm)
+    assert again.feasible.all()
+
+
+def test_an_unsatisfiable_set_is_reported_as_infeasible_with_its_size():
+    impossible = half_space(-0.5) | replace(half_space(-0.5, (-1.0, 0.0))["half_space"], name="other_side")
+    result = diffopt.sample(POLICY, impossible, n=4)
+    assert not result.feasible.any()
+    assert (result.status == diffopt.Status.INFEASIBLE).all()
+    total = result.violation["half_space"] + result.violation["other_side"]
+    np.testing.assert_allclose(total, 1.0, atol=0.05)  # the half-spaces are one apart, and the best compromise lies between
+    with pytest.raises(diffopt.InfeasibleError, match="4 of 4 plans.*other_side"):
+        result.check()
+
+
+def test_bad_input_is_named():
+    with pytest.raises(KeyError, match="ddim, ogd, rejection, snap"):
+        diffopt.sample(POLICY, sampler="odg")
+    with pytest.raises(TypeError, match="has no option 'track'; it has: .*tracks"):
+        load("ogd", track=3)
+    with pytest.raises(ValueError, match="sampled, zero"):
+        OGD(anchor="none")
+    with pytest.raises(ValueError, match="n=0"):
+        diffopt.sample(POLICY, n=0)
+    with pytest.raises(ValueError, match="policy.given"):
+        diffopt.sample(replace(POLICY, needs_observation=True))
+    grasp_only = from_residual(lambda plan: plan.position, name="grasp_only", plan_type=diffopt.plans.Grasp)
+    with pytest.raises(TypeError, match="'grasp_only' speaks about Grasp, but policy 'gaussian-mixture' plans a Point"):
+        diffopt.sample(POLICY, ConstraintSet.of(grasp_only))
+    with pytest.raises(ValueError, match="NaN"):
+        diffopt.sample(POLICY, half_space(jnp.nan))
+
+
+def test_a_nan_that_arises_inside_is_told_by_the_status():
+    broken = ConstraintSet.of(from_residual(lambda plan: jnp.log(plan.values - 1e6), name="log", plan_type=Point))
+    result = diffopt.sample(POLICY, broken, n=2)
+    assert not result.feasible.any()
+
+
+def test_a_solution_can_be_indexed():
+    result = diffopt.sample(POLICY, half_space(), n=4)
+    assert len(result[1]) == 1 and len(result[1:3]) == 2
+    np.testing.assert_array_equal(result[-1].plans.values[0], result.plans.values[3])
+
+
+def test_schedules_are_static():
+    assert gaussian_mixture([[0.0]], 1.0).schedule == Cosine()
