@@ -30,7 +30,10 @@ _AXES: tuple[Vector3, ...] = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Settings of the simulation. `timestep` [s], `gravity` [m/s^2, world frame]."""
+    """Settings of the simulation. `timestep` [s], `gravity` [m/s^2, world frame].
+
+    `contacts` is the most contacts that MJX hands to its solver, the deepest first; C has no such limit.
+    """
 
     timestep: float = 0.004
     integrator: str = "implicitfast"
@@ -39,6 +42,7 @@ class Options:
     iterations: int = 20
     ls_iterations: int = 20
     gravity: Vector3 = (0.0, 0.0, 0.0)
+    contacts: int = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,17 +205,10 @@ def load_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]()
 
 
-def configure(spec: mujoco.MjSpec, protocol: Protocol, hand: str, target: str) -> None:
-    """Writes options, contact parameters and gains of `protocol` into a scene.
-
-    Args:
-      spec: scene to change in place.
-      hand: name of the hand's root body; geoms in its subtree are the hand's.
-      target: name of the object's body.
-    """
+def set_options(spec: mujoco.MjSpec, options: Options) -> None:
+    """Writes the settings of the simulation into a scene, in place."""
     import mujoco
 
-    options = protocol.options
     spec.option.timestep = options.timestep
     spec.option.integrator = getattr(mujoco.mjtIntegrator, f"mjINT_{options.integrator.upper()}")
     spec.option.cone = getattr(mujoco.mjtCone, f"mjCONE_{options.cone.upper()}")
@@ -220,16 +217,23 @@ def configure(spec: mujoco.MjSpec, protocol: Protocol, hand: str, target: str) -
     spec.option.ls_iterations = options.ls_iterations
     spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
     spec.option.gravity = options.gravity
+    spec.add_numeric(name="max_contact_points", data=[options.contacts], size=1)
+
+
+def set_contact(spec: mujoco.MjSpec, contact: Contact, hand: str) -> None:
+    """Writes the contact parameters into a scene, in place; geoms in the subtree of the body `hand` are the hand's."""
     for geom in spec.geoms:
-        geom.condim = protocol.contact.condim
-        geom.friction = protocol.contact.friction
-    root = spec.body(hand)
-    for geom in root.find_all("geom"):
-        geom.solref[:2] = protocol.contact.hand_solref
-        geom.solimp[:3] = protocol.contact.hand_solimp
-    if protocol.gain is not None:
-        own = {joint.name for joint in root.find_all("joint")}
-        for actuator in spec.actuators:
-            if actuator.target in own:
-                actuator.gainprm[0] = protocol.gain
-                actuator.biasprm[1] = -protocol.gain
+        geom.condim = contact.condim
+        geom.friction = contact.friction
+    for geom in spec.body(hand).find_all("geom"):
+        geom.solref[:2] = contact.hand_solref
+        geom.solimp[:3] = contact.hand_solimp
+
+
+def set_gain(spec: mujoco.MjSpec, gain: float, hand: str) -> None:
+    """Gives the position servos of the hand's joints a proportional gain [N m/rad], in place."""
+    own = {joint.name for joint in spec.body(hand).find_all("joint")}
+    for actuator in spec.actuators:
+        if actuator.target in own:
+            actuator.gainprm[0] = gain
+            actuator.biasprm[1] = -gain

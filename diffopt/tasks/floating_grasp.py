@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from diffopt.geometry import Pose
 from diffopt.physics.engine import Engine, Outcome, Trial, load_engine
-from diffopt.physics.protocol import Protocol, configure, load_protocol
+from diffopt.physics.protocol import Protocol, load_protocol, set_contact, set_gain, set_options
 from diffopt.plans import Grasp
 
 if TYPE_CHECKING:
@@ -80,7 +80,10 @@ class FloatingHand:
                 raise ValueError(f"protocol '{protocol.name}' has a table: give table_height [m]")
             table = spec.worldbody.add_body(name="table", mocap=True, pos=(0.0, 0.0, table_height))
             table.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=(1.0, 1.0, 0.1))
-        configure(spec, protocol, hand=self.root, target="object")
+        set_options(spec, protocol.options)
+        set_contact(spec, protocol.contact, hand=self.root)
+        if protocol.gain is not None:
+            set_gain(spec, protocol.gain, hand=self.root)
         return spec.compile()
 
 
