@@ -1,7 +1,12 @@
 """Constraints: residuals of plans in physical units."""
 
 from diffopt.constraints.base import Bounded, Constraint, HasAuxiliary, JointsLinear, Labelled, Realisable
+from diffopt.constraints.collision import SceneCollision
 from diffopt.constraints.function import from_residual
+from diffopt.constraints.joint_limits import JointLimits
+from diffopt.constraints.reach import Reach
+from diffopt.constraints.robot import of_robot
+from diffopt.constraints.self_collision import SelfCollision
 from diffopt.constraints.set import ConstraintSet, Report
 
 __all__ = [
@@ -9,9 +14,14 @@ __all__ = [
     "Constraint",
     "ConstraintSet",
     "HasAuxiliary",
+    "JointLimits",
     "JointsLinear",
     "Labelled",
+    "Reach",
     "Realisable",
     "Report",
+    "SceneCollision",
+    "SelfCollision",
     "from_residual",
+    "of_robot",
 ]

@@ -86,3 +86,21 @@ class JointsLinear(Protocol):
     def jacobian(self, plan: Any, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m J"]]:
         """The residual of the realised plan, and its derivative by aux["joints"] where the plan moves along with them."""
         ...
+
+
+@runtime_checkable
+class OfRobot(Protocol):
+    """A constraint of one robot."""
+
+    @property
+    def robot(self) -> Any: ...
+
+
+@runtime_checkable
+class NeedsRobot(Protocol):
+    """A constraint of a robot that can be made before it is known which: `robot` is None until then."""
+
+    @property
+    def robot(self) -> Any: ...
+
+    def on(self, robot: Any) -> Constraint: ...

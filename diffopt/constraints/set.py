@@ -10,7 +10,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from diffopt.constraints.base import Auxiliary, Bounded, Constraint, HasAuxiliary, Kind, Labelled, Realisable
+from diffopt.constraints.base import (
+    Auxiliary,
+    Bounded,
+    Constraint,
+    HasAuxiliary,
+    Kind,
+    Labelled,
+    NeedsRobot,
+    OfRobot,
+    Realisable,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +74,10 @@ class ConstraintSet:
         return self.constraints[self._index(name)]
 
     def __or__(self, other: ConstraintSet | Constraint) -> ConstraintSet:
-        """Both sets together; a ValueError if they share a name."""
+        """Both sets together; a ValueError if they share a name.
+
+        Constraints of a scene, which know of no robot yet, are bound to the robot that the others speak about.
+        """
         added = other.constraints if isinstance(other, ConstraintSet) else (other,)
         shared = [c.name for c in added if c.name in self.names]
         if shared:
@@ -72,7 +85,7 @@ class ConstraintSet:
                 f"both sets have a constraint named {shared[0]!r} (left: {', '.join(self.names)}; right: "
                 f"{', '.join(c.name for c in added)}); use replace({shared[0]!r}, ...) or give one of them another name"
             )
-        return ConstraintSet(self.constraints + tuple(added))
+        return ConstraintSet(_bind(self.constraints + tuple(added)))
 
     def remove(self, *names: str) -> ConstraintSet:
         """The set without some constraints."""
@@ -82,7 +95,7 @@ class ConstraintSet:
     def replace(self, name: str, constraint: Constraint) -> ConstraintSet:
         """The set with the constraint `name` exchanged for another."""
         i = self._index(name)
-        return ConstraintSet(self.constraints[:i] + (constraint,) + self.constraints[i + 1 :])
+        return ConstraintSet((*self.constraints[:i], constraint, *self.constraints[i + 1 :]))
 
     def auxiliary(self, plan: Any, context: Any) -> dict[str, Float[Array, "seeds n"]]:
         """Auxiliary unknowns of all constraints by name, each with its initial guesses; of a shared one the first to name it decides."""
@@ -142,3 +155,12 @@ class ConstraintSet:
         if name not in self.names:
             raise KeyError(f"no constraint {name!r} in this set; it has: {', '.join(self.names) or 'none'}")
         return self.names.index(name)
+
+
+def _bind(constraints: tuple[Constraint, ...]) -> tuple[Constraint, ...]:
+    """The constraints, those without a robot given the one that the others have (if they all have the same)."""
+    robots = [c.robot for c in constraints if isinstance(c, OfRobot) and c.robot is not None]
+    names = {robot.name for robot in robots}
+    if len(names) != 1:
+        return constraints
+    return tuple(c.on(robots[0]) if isinstance(c, NeedsRobot) and c.robot is None else c for c in constraints)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -71,13 +70,8 @@ class Spheres:
         """Centres in the frame in which `frames` are given [m], one row per coordinate (so that loops run over spheres)."""
         body = np.asarray(self.body, np.int32)
         local = np.asarray(self.center, np.float32).reshape(-1, 3)
-        used, first = np.unique(body, return_inverse=True)
-        rows = []
-        for i in range(3):
-            column = [jnp.stack([frames.rotation[b, i, j] for b in used])[first] for j in range(3)]
-            origin = jnp.stack([frames.position[b, i] for b in used])[first]
-            rows.append(origin + column[0] * local[:, 0] + column[1] * local[:, 1] + column[2] * local[:, 2])
-        return jnp.stack(rows)
+        R, p = frames.rotation[body], frames.position[body]
+        return (p + sum(R[:, :, k] * local[:, k, None] for k in range(3))).T
 
     @staticmethod
     def from_model(

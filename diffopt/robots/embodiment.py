@@ -161,7 +161,7 @@ class Embodiment:
             seeds=jnp.asarray(seeds, jnp.float32),
             seed_tools=Pose.identity(),
         )
-        return replace(robot, seed_tools=jax.jit(jax.vmap(robot._tool))(robot.seeds))
+        return replace(robot, seed_tools=_tool_poses(model, tool, columns, posture, seeds))
 
     @staticmethod
     def attach(
@@ -210,11 +210,9 @@ class Embodiment:
 
     def tool_pose(self, joints: Float[Array, "A"]) -> Pose:
         """T_world_tool."""
-        return self.base @ self._tool(joints)
-
-    def _tool(self, joints: Float[Array, "A"]) -> Pose:
-        frames, tool = self.frames(joints), self.kinematics.body(self.tool)
-        return Pose(position=frames.position[tool], rotation=frames.rotation[tool])
+        tool = self.kinematics.body(self.tool)
+        frames = self.kinematics.fk(self.qpos(joints), only=(tool,))
+        return self.base @ Pose(position=frames.position[tool], rotation=frames.rotation[tool])
 
     @property
     def below_tool(self) -> frozenset[int]:
@@ -293,6 +291,20 @@ def _hand_joints(kinematics: Kinematics, tool: str) -> tuple[str, ...]:
     """Joints of all bodies below the body `tool`, in model order."""
     below = _below(kinematics, tool) - {kinematics.body(tool)}
     return tuple(j.name for i in sorted(below) for j in kinematics.bodies[i].joints)
+
+
+def _tool_poses(model: mujoco.MjModel, tool: str, columns: list[int], posture: np.ndarray, seeds: np.ndarray) -> Pose:
+    """T_base_tool at every seed, on the host."""
+    import mujoco
+
+    data, body = mujoco.MjData(model), model.body(tool).id
+    position, rotation = np.empty((len(seeds), 3), np.float32), np.empty((len(seeds), 3, 3), np.float32)
+    for k, seed in enumerate(seeds):
+        data.qpos[:] = posture
+        data.qpos[columns] = seed
+        mujoco.mj_kinematics(model, data)
+        position[k], rotation[k] = data.xpos[body], data.xmat[body].reshape(3, 3)
+    return Pose(position=jnp.asarray(position), rotation=jnp.asarray(rotation))
 
 
 def _below(kinematics: Kinematics, tool: str) -> frozenset[int]:

@@ -1,0 +1,155 @@
+"""Collisions of a robot with its surroundings.
+
+The robot is a set of spheres (centre c_s, radius r_s), the surroundings are shapes with a signed distance d_o:
+
+    margin + r_s - min_o d_o(c_s(q)) <= 0         [m]
+
+Only spheres that the arm moves are looked at: where the base stands is not the plan's affair. Some shapes, such as the object that
+the hand is about to touch, are obstacles for the arm only. Everything is computed in the frame of the base, and of every sphere only
+the nearest shape is differentiated; with q = joints, n the outward normal there, the gradient is -n . dc_s/dq.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from diffopt.constraints.base import Auxiliary
+from diffopt.geometry import Shapes
+from diffopt.geometry.nearest import distance_and_normal, distance_to, distances, nearest
+from diffopt.plans import Grasp
+from diffopt.robots.bodies import Spheres
+from diffopt.robots.embodiment import Embodiment
+from diffopt.robots.motion import along, moved_by, screws
+
+ROWS = ("sphere", "body", "pair")
+_FAR = 1e3
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class SceneCollision:
+    """The robot clear of shapes.
+
+    Attributes:
+      shapes: obstacles in the world frame.
+      arm_shapes: more obstacles, which the tool and what hangs on it may touch.
+      robot: whose spheres; None until the constraint is joined with a robot's, see `on`.
+      margin: clearance to aim at [m]. What the tolerance then lets pass is a clearance of zero.
+      rows: one row per "sphere" (its nearest obstacle), per "body" (its worst sphere), or per "pair" of sphere and obstacle.
+    """
+
+    shapes: Shapes
+    arm_shapes: Shapes = field(default_factory=Shapes.none)
+    robot: Embodiment | None = None
+    margin: float | Float[Array, ""] = 1e-3
+    rows: str = field(default="sphere", metadata=dict(static=True))
+    name: str = field(default="scene_collision", metadata=dict(static=True))
+
+    kind: ClassVar[str] = "ineq"
+    plan_type: ClassVar[type] = Grasp
+
+    @property
+    def tolerance(self) -> Any:
+        return self.margin
+
+    def on(self, robot: Embodiment) -> SceneCollision:
+        """The constraint for `robot`."""
+        return replace(self, robot=robot)
+
+    def residual(self, plan: Grasp, aux: Auxiliary, context: Any) -> Float[Array, "m"]:
+        """`margin - distance` [m]; satisfied when <= 0."""
+        robot, spheres, obstacles, far = self._setting()
+        centers = spheres.place(robot.frames(aux["joints"], plan.joints))
+        radius = jnp.asarray(spheres.radii)
+        if self.rows == "pair":
+            d = distances(obstacles, centers) - radius
+            return self.margin - (d if far is None else d + far).T.reshape(-1)
+        which, keep = self._worst(spheres, centers, obstacles, far)
+        centers = centers[:, keep] if self.rows == "body" else centers
+        return self.margin + radius[keep] - distance_to(obstacles, centers, which)
+
+    def jacobian(self, plan: Grasp, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m A"]]:
+        """Residual and its derivative by the arm's joints."""
+        robot, spheres, obstacles, far = self._setting()
+        frames = robot.frames(aux["joints"], plan.joints)
+        centers, radius = spheres.place(frames), jnp.asarray(spheres.radii)
+        moved = moved_by(robot, spheres.body)
+        if self.rows == "pair":
+            which = jnp.tile(jnp.arange(len(obstacles)), len(spheres))
+            keep = np.repeat(np.arange(len(spheres)), len(obstacles))
+            far = jnp.zeros(()) if far is None else far.T.reshape(-1)
+        else:
+            which, keep = self._worst(spheres, centers, obstacles, far)
+            far = 0.0
+        if self.rows != "sphere":
+            centers, radius, moved = centers[:, keep], radius[keep], jnp.asarray(moved)[keep]
+        d, normal = distance_and_normal(obstacles, centers, which)
+        return self.margin + radius - d - far, -along(screws(robot, frames), moved, centers, normal)
+
+    def labels(self) -> tuple[str, ...]:
+        robot, spheres, obstacles, _ = self._setting()
+        names = [robot.kinematics.body_names[b] for b in spheres.body]
+        if self.rows == "body":
+            return tuple(dict.fromkeys(names))
+        if self.rows == "pair":
+            return tuple(f"{name} and obstacle {o}" for name in names for o in range(len(obstacles)))
+        return tuple(names)
+
+    def _setting(self) -> tuple[Embodiment, Spheres, Shapes, np.ndarray | None]:
+        """The robot, its moving spheres, all obstacles in the base's frame, and 1 km where one does not concern a sphere."""
+        if self.rows not in ROWS:
+            raise ValueError(f"no rows {self.rows!r} in {self.name!r}; there are: {', '.join(ROWS)}")
+        if self.robot is None:
+            raise ValueError(f"{self.name!r} has no robot: join it with a robot's constraints, or use .on(robot)")
+        robot = self.robot
+        spheres = robot.spheres.take(robot.contacts.moving)
+        far = None
+        obstacles = self.shapes
+        if len(self.arm_shapes):
+            held = robot.below_tool
+            free = np.array([b in held for b in spheres.body])
+            only_arm = np.arange(len(self.shapes) + len(self.arm_shapes)) >= len(self.shapes)
+            far = np.where(only_arm[:, None] & free[None], np.float32(_FAR), np.float32(0))
+            obstacles = self.shapes | self.arm_shapes
+        base = robot.base.inverse()
+        return robot, spheres, obstacles.transform(base.position, base.rotation), far
+
+    def _worst(self, spheres: Spheres, centers, obstacles: Shapes, far):
+        """Index of the obstacle, and of the sphere, of every row."""
+        if self.rows == "sphere":
+            return nearest(obstacles, centers, far), np.arange(len(spheres))
+        d = jax.lax.stop_gradient(distances(obstacles, centers)) - spheres.radii
+        d = d if far is None else d + far
+        which, least = jnp.argmin(d, axis=0), jnp.min(d, axis=0)
+        keep = jnp.stack([s.start + jnp.argmin(least[s]) for s in _runs(spheres.body)])
+        return which[keep], keep
+
+    @staticmethod
+    def example(key: Any) -> tuple[SceneCollision, tuple[Grasp, Auxiliary], tuple[Grasp, Auxiliary]]:
+        """The constraint, a feasible and an infeasible (plan, aux): a ball away from the home posture, then in the hand."""
+        from diffopt.geometry import shapes
+        from diffopt.robots import embodiments
+
+        robot = embodiments.load("panda-allegro")
+        joints = robot.home + 0.05 * jax.random.normal(key, robot.home.shape)
+        turned = robot.home.at[0].set(1.2)
+        tool = robot.tool_pose(robot.home)
+        plan = Grasp(
+            position=tool.position, rotation=tool.rotation, joints=robot.hand_home, squeeze=jnp.zeros(len(robot.hand))
+        )
+        ball = shapes.sphere(0.1, robot.tool_pose(turned).position)
+        scene = SceneCollision(robot=robot, shapes=ball | shapes.box((1.0, 1.0, 0.05), (0.0, 0.0, -0.2)))
+        return scene, (plan, {"joints": joints}), (plan, {"joints": turned})
+
+
+def _runs(body: tuple[int, ...]) -> list[slice]:
+    """Slices of equal neighbours."""
+    edges = [0] + [i for i in range(1, len(body)) if body[i] != body[i - 1]] + [len(body)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]

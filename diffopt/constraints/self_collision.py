@@ -1,0 +1,127 @@
+"""Collisions of a robot with itself.
+
+For each outer sphere s (the one further from the base) the nearest among the inner spheres t that it can meet at all:
+
+    margin + r_s + r_t - |c_s(q) - c_t(q)| <= 0         [m]
+
+Which bodies can meet is a property of the robot, found once (`Embodiment.contacts`): neighbours, pairs that always touch, pairs that
+never do and pairs within the hand are left out. With n the unit vector from t to s, the gradient by the joints is
+-n . (dc_s/dq - dc_t/dq).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from diffopt.constraints.base import Auxiliary
+from diffopt.constraints.collision import _runs
+from diffopt.plans import Grasp
+from diffopt.robots.bodies import Spheres
+from diffopt.robots.embodiment import Embodiment
+from diffopt.robots.motion import along, moved_by, screws
+
+ROWS = ("sphere", "body")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class SelfCollision:
+    """The robot clear of itself.
+
+    Attributes:
+      robot: whose spheres.
+      margin: clearance to aim at [m]. What the tolerance then lets pass is a clearance of zero.
+      rows: one row per outer "sphere" (its nearest inner one) or per outer "body" (its worst sphere).
+    """
+
+    robot: Embodiment
+    margin: float | Float[Array, ""] = 1e-3
+    rows: str = field(default="sphere", metadata=dict(static=True))
+    name: str = field(default="self_collision", metadata=dict(static=True))
+
+    kind: ClassVar[str] = "ineq"
+    plan_type: ClassVar[type] = Grasp
+
+    @property
+    def tolerance(self) -> Any:
+        return self.margin
+
+    def residual(self, plan: Grasp, aux: Auxiliary, context: Any) -> Float[Array, "m"]:
+        """`margin - distance` [m] of each outer sphere to the nearest inner one; satisfied when <= 0."""
+        outer, inner, apart = self._sets()
+        frames = self.robot.frames(aux["joints"], plan.joints)
+        a, b = outer.place(frames), inner.place(frames)
+        keep, which = self._worst(outer, inner, apart, a, b)
+        gap = a[:, keep] - b[:, which]
+        return self.margin + jnp.asarray(outer.radii)[keep] + jnp.asarray(inner.radii)[which] - _norm(gap)
+
+    def jacobian(self, plan: Grasp, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m A"]]:
+        """Residual and its derivative by the arm's joints."""
+        outer, inner, apart = self._sets()
+        frames = self.robot.frames(aux["joints"], plan.joints)
+        a, b = outer.place(frames), inner.place(frames)
+        keep, which = self._worst(outer, inner, apart, a, b)
+        a, b = a[:, keep], b[:, which]
+        distance = _norm(a - b)
+        normal = (a - b) / jnp.maximum(distance, 1e-9)
+        residual = self.margin + jnp.asarray(outer.radii)[keep] + jnp.asarray(inner.radii)[which] - distance
+        # A joint that moves both spheres does not change their distance; one that moves only the outer one turns it about a.
+        moved = (
+            jnp.asarray(moved_by(self.robot, outer.body))[keep] - jnp.asarray(moved_by(self.robot, inner.body))[which]
+        )
+        return residual, -along(screws(self.robot, frames), moved, a, normal)
+
+    def labels(self) -> tuple[str, ...]:
+        outer, _, _ = self._sets()
+        names = [self.robot.kinematics.body_names[b] for b in outer.body]
+        return tuple(dict.fromkeys(names)) if self.rows == "body" else tuple(names)
+
+    def _sets(self) -> tuple[Spheres, Spheres, np.ndarray]:
+        """Outer and inner spheres, and 1 km where a pair (inner, outer) cannot meet."""
+        if self.rows not in ROWS:
+            raise ValueError(f"no rows {self.rows!r} in {self.name!r}; there are: {', '.join(ROWS)}")
+        spheres, pairs = self.robot.spheres, set(self.robot.contacts.pairs)
+        first, second = {a for a, _ in pairs}, {b for _, b in pairs}
+        inner = spheres.take([i for i, b in enumerate(spheres.body) if b in first])
+        outer = spheres.take([i for i, b in enumerate(spheres.body) if b in second])
+        meets = [[(a, b) in pairs for b in outer.body] for a in inner.body]
+        return (
+            outer,
+            inner,
+            np.where(np.array(meets, bool).reshape(len(inner), len(outer)), 0.0, 1e3).astype(np.float32),
+        )
+
+    def _worst(self, outer: Spheres, inner: Spheres, apart: np.ndarray, a, b):
+        """Indices of the outer and of the inner sphere of every row."""
+        square = sum((a[i][None] - b[i][:, None]) ** 2 for i in range(3))
+        d = jax.lax.stop_gradient(jnp.sqrt(square)) - inner.radii[:, None] + apart
+        which = jnp.argmin(d, axis=0)
+        if self.rows == "sphere":
+            return np.arange(len(outer)), which
+        least = jnp.min(d, axis=0) - outer.radii
+        keep = jnp.stack([s.start + jnp.argmin(least[s]) for s in _runs(outer.body)])
+        return keep, which[keep]
+
+    @staticmethod
+    def example(key: Any) -> tuple[SelfCollision, tuple[Grasp, Auxiliary], tuple[Grasp, Auxiliary]]:
+        """The constraint, a feasible and an infeasible (plan, aux): near the home posture, and folded onto the base."""
+        from diffopt.robots import embodiments
+
+        robot = embodiments.load("panda-allegro")
+        joints = robot.home + 0.05 * jax.random.normal(key, robot.home.shape)
+        tool = robot.tool_pose(robot.home)
+        plan = Grasp(
+            position=tool.position, rotation=tool.rotation, joints=robot.hand_home, squeeze=jnp.zeros(len(robot.hand))
+        )
+        folded = jnp.array([0.0, 0.0, 0.0, -3.0, 0.0, 0.8, 0.0])
+        return SelfCollision(robot=robot), (plan, {"joints": joints}), (plan, {"joints": folded})
+
+
+def _norm(v: Float[Array, "3 P"]) -> Float[Array, "P"]:
+    return jnp.sqrt(v[0] ** 2 + v[1] ** 2 + v[2] ** 2 + 1e-12)
