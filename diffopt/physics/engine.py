@@ -172,8 +172,8 @@ def refuse_mismatch(trial: Trial, index: int) -> None:
         raise ValueError(f"trial {index}: body '{trial.hand}' is not a mocap body; build the scene with FloatingHand")
 
 
-def reset(trial: Trial, data: mujoco.MjData) -> None:
-    """Hand at the wrist pose and the pregrasp, object in its place, everything at rest; kinematics and contacts computed."""
+def reset(trial: Trial, data: mujoco.MjData, posture: Float[np.ndarray, "U"] | None = None) -> None:
+    """Hand at the wrist pose and a posture (None: the pregrasp), object in its place, everything at rest; kinematics and contacts computed."""
     import mujoco
 
     model = trial.model
@@ -181,8 +181,9 @@ def reset(trial: Trial, data: mujoco.MjData) -> None:
     mocap = model.body(trial.hand).mocapid[0]
     data.mocap_pos[mocap] = trial.wrist_position
     data.mocap_quat[mocap] = matrix_to_quaternion(trial.wrist_rotation)
-    data.qpos[model.jnt_qposadr[model.actuator_trnid[:, 0]]] = trial.pregrasp
-    data.ctrl[:] = trial.pregrasp
+    posture = trial.pregrasp if posture is None else posture
+    data.qpos[model.jnt_qposadr[model.actuator_trnid[:, 0]]] = posture
+    data.ctrl[:] = posture
     free = model.jnt_qposadr[model.body(trial.target).jntadr[0]]
     data.qpos[free : free + 3] = trial.object_position
     data.qpos[free + 3 : free + 7] = matrix_to_quaternion(trial.object_rotation)

@@ -189,12 +189,18 @@ def _compiled(key: tuple, example: _Once) -> Callable:
     treedef = jax.tree.structure(model)
     sizes = {} if impl == "jax" else {"naconmax": 64 * width, "njmax": 512}
     template = mjx.make_data(host, impl=impl, **sizes)
+    mocap = np.flatnonzero(host.body_mocapid >= 0)
 
     def simulate(leaves: list, own: list, state: dict, steps: Any) -> dict:
         merged = list(leaves)
         for i, leaf in zip(batched, own, strict=True):
             merged[i] = leaf
         mine = jax.tree.unflatten(treedef, merged)
+        if impl == "jax":  # there (3.17.0) the children of a mocap body follow its place in the model, not the one in the data
+            position, quaternion = (state[k][host.body_mocapid[mocap]] for k in ("mocap_pos", "mocap_quat"))
+            mine = mine.replace(
+                body_pos=mine.body_pos.at[mocap].set(position), body_quat=mine.body_quat.at[mocap].set(quaternion)
+            )
         data = template.replace(**state)
         data = jax.lax.fori_loop(0, steps, lambda _, d: mjx.step(mine, d), data)
         return {k: getattr(data, k) for k in _STATE}
