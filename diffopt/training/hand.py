@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from diffopt.robots.kinematics import Frames, Kinematics
 
-_SPACING = 1.0  # centres of the spheres along a capsule are at most this many radii apart
+_SPACING = 1.35  # centres of the spheres along a capsule are at most this many radii apart
 
 
 @jax.tree_util.register_dataclass
@@ -40,6 +40,10 @@ class Hand:
     @property
     def upper(self) -> np.ndarray:
         return np.asarray(self.kinematics.upper, np.float32)
+
+    @property
+    def palm_radius(self) -> float:
+        return next(radius for body, _, radius in self.spheres if body in self.groups[-1])
 
     def sphere_centers(self, frames: Frames) -> list[Float[Array, "k 3"]]:
         """Centres [m, palm frame] of the spheres of every body, in the order of `spheres`."""

@@ -44,17 +44,20 @@ def grasp_map(
     return jnp.concatenate([forces, torques], axis=-1).reshape(-1, 6).T
 
 
-def project(p: Float[Array, "F 8"], active: Float[Array, "F"]) -> Float[Array, "F 8"]:
-    """The nearest feasible point; the last contact is the thumb's, and contacts with active = 0 carry nothing."""
+def project(p: Float[Array, "F 8"], active: Float[Array, "F"], newton: int = 6) -> Float[Array, "F 8"]:
+    """The nearest feasible point; the last contact is the thumb's, and contacts with active = 0 carry nothing.
+
+    `newton` steps find the shifts; two are nearly always enough from a warm start.
+    """
     upper = jnp.broadcast_to(active[:, None], p.shape)
-    others = _fill(p[:-1], upper[:-1], OTHER_SHARE)
-    return jnp.concatenate([others, _fill(p[-1:], upper[-1:], THUMB_SHARE)])
+    others = _fill(p[:-1], upper[:-1], OTHER_SHARE, newton)
+    return jnp.concatenate([others, _fill(p[-1:], upper[-1:], THUMB_SHARE, newton)])
 
 
-def _fill(p, upper, least):
+def _fill(p, upper, least, newton):
     """Projection onto 0 <= p <= upper with sum >= least: clip(p + shift) with the smallest shift >= 0 that reaches the sum."""
     shift = jnp.zeros(())
-    for _ in range(6):
+    for _ in range(newton):
         value = jnp.clip(p + shift, 0, upper)
         free = jnp.sum((p + shift >= 0) & (p + shift < upper))
         gap = jnp.maximum(least - jnp.sum(value), 0)
@@ -70,12 +73,13 @@ def balance(
     active: Float[Array, "F"],
     warm: Float[Array, "W F 8"],
     iterations: int,
+    newton: int = 6,
 ) -> Float[Array, "W F 8"]:
     """Solutions p of the program for every external wrench (k t above), started from `warm`."""
     fingers = active.shape[0]
     gram = G @ G.T
     step = 1.0 / (jnp.sqrt(jnp.sum(gram**2)) + REGULARISATION)
-    onto = jax.vmap(project, in_axes=(0, None))
+    onto = jax.vmap(lambda q, a: project(q, a, newton), in_axes=(0, None))
 
     def body(carry, i):
         p, previous = carry

@@ -1,0 +1,161 @@
+"""Grasp data: shards of synthesised grasps that passed a protocol in physics.
+
+A shard is one `.npz` file: the grasps of a few procedural objects that passed, and what is needed to make it again: seed, object
+families, numbers of the method, versions. Every candidate is tried once, with noise on wrist and joints, and kept, without the noise,
+if that noisy trial passes: a prior misses by a little, so it should learn from grasps that bear it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from diffopt.plans import Grasp
+from diffopt.scenes import objects
+from diffopt.scenes.solids import GraspObject
+from diffopt.training.hand import Hand, allegro
+from diffopt.training.synthesis import Synthesis, SynthesisConfig, synthesise
+
+FORMAT = 2
+_PRIMITIVE = tuple(f for f in objects.FAMILIES if f != "superquadric")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """How one shard is made.
+
+    Attributes:
+      targets, starts: number of objects, and of starts for each.
+      balance, contact, penetration, clearance: static limits for a candidate to be tried in physics (residual, [m], [m], [m]).
+      noise: standard deviations of the noise in the trial: wrist position [m], wrist rotation [rad], joints [rad], per axis.
+      protocol: of `diffopt.physics.PROTOCOLS`.
+    """
+
+    targets: int = 32
+    starts: int = 16
+    balance: float = 0.3
+    contact: float = 0.003
+    penetration: float = 0.003
+    clearance: float = -0.005
+    noise: tuple[float, float, float] = (0.002, 0.03, 0.03)
+    protocol: str = "dexgraspbench"
+    synthesis: SynthesisConfig = dataclasses.field(default_factory=SynthesisConfig)
+
+
+def shard_objects(index: int, seed: int, targets: int) -> tuple[list[GraspObject], bool]:
+    """The objects of shard `index`, and whether they are superquadrics (every fifth shard: the two geometries are traced apart)."""
+    quadric = index % 5 == 4
+    return objects.training(targets, seed=seed * 100_000 + index, families=("superquadric",) if quadric else _PRIMITIVE), quadric
+
+
+class Synthesiser:
+    """Synthesis for batches of one size, compiled once per kind of geometry."""
+
+    def __init__(self, hand: Hand, config: ShardConfig):
+        self._hand, self._config, self._compiled = hand, config, {}
+
+    def __call__(self, targets: Sequence[GraspObject], quadric: bool, key) -> Synthesis:
+        """Grasps of all starts, flattened over (object, start), as NumPy arrays."""
+        surface = [o.surface(256, seed=1) for o in targets]
+        points, normals = (np.stack([s[i] for s in surface]).astype(np.float32) for i in range(2))
+        arguments = (objects.stack(list(targets)), points, normals, jax.random.split(key, len(targets)))
+        if quadric not in self._compiled:
+            hand, config = self._hand, self._config
+
+            def all_starts(solid, points, normals, key):
+                keys = jax.random.split(key, config.starts)
+                return jax.vmap(lambda k: synthesise(hand, solid, points, normals, k, config.synthesis, quadric))(keys)
+
+            self._compiled[quadric] = jax.jit(jax.vmap(all_starts))
+        out = self._compiled[quadric](*arguments)
+        return jax.tree.map(lambda a: np.asarray(a).reshape((-1, *a.shape[2:])), out)
+
+
+def candidates(found: Synthesis, config: ShardConfig) -> np.ndarray:
+    """Indices of the grasps that pass the static limits."""
+    good = (found.balance < config.balance) & (found.contact < config.contact)
+    good &= (found.penetration < config.penetration) & (found.self_penetration < config.penetration)
+    good &= found.pregrasp_clearance > config.clearance
+    return np.flatnonzero(good & np.isfinite(found.grasp.joints).all(-1))
+
+
+def take(tree, indices):
+    """Rows of every array of a pytree."""
+    return jax.tree.map(lambda a: np.asarray(a)[indices], tree)
+
+
+def perturbed(grasp: Grasp, noise: tuple[float, float, float], rng: np.random.Generator) -> Grasp:
+    """Grasps with Gaussian noise on wrist position [m], wrist rotation [rad] and joints [rad]."""
+    from scipy.spatial.transform import Rotation
+
+    n = len(grasp.position)
+    turn = Rotation.from_rotvec(noise[1] * rng.normal(size=(n, 3))).as_matrix()
+    return Grasp(
+        position=grasp.position + noise[0] * rng.normal(size=(n, 3)),
+        rotation=grasp.rotation @ turn,
+        joints=grasp.joints + noise[2] * rng.normal(size=grasp.joints.shape),
+        squeeze=grasp.squeeze,
+    )
+
+
+def make_shard(index: int, seed: int, config: ShardConfig, run: Synthesiser, folder: Path, versions: dict, threads: int | None = 1) -> dict:
+    """Synthesise, validate and write shard `index`; returns its statistics."""
+    from diffopt.physics import load_engine
+    from diffopt.tasks.floating_grasp import FloatingHand, evaluate
+
+    began = time.perf_counter()
+    targets, quadric = shard_objects(index, seed, config.targets)
+    found = run(targets, quadric, jax.random.fold_in(jax.random.key(seed), index))
+    synthesised = time.perf_counter()
+    chosen = candidates(found, config)
+    which = chosen // config.starts
+    hand, engine = FloatingHand.load("allegro"), load_engine("c", threads=threads)
+    grasps = take(found.grasp, chosen)
+    noisy = perturbed(grasps, config.noise, np.random.default_rng([seed, index]))
+    outcome = evaluate(hand, targets, noisy, which, protocol=config.protocol, engine=engine)
+    passed = np.flatnonzero(outcome.success)
+    ended = time.perf_counter()
+    stats = dict(
+        index=index,
+        seed=seed,
+        objects=len(targets),
+        starts=len(found.balance),
+        tried=len(chosen),
+        passed=len(passed),
+        synthesis_s=round(synthesised - began, 2),
+        physics_s=round(ended - synthesised, 2),
+    )
+    rows = chosen[passed]
+    about = dict(format=FORMAT, **stats, config=dataclasses.asdict(config), quadric=quadric, versions=versions)
+    temporary = folder / f".shard_{seed}_{index:05d}.tmp.npz"
+    np.savez(
+        temporary,
+        position=found.grasp.position[rows],
+        rotation=found.grasp.rotation[rows],
+        joints=found.grasp.joints[rows],
+        squeeze=found.grasp.squeeze[rows],
+        which=which[passed],
+        active=found.active[rows],
+        balance=found.balance[rows],
+        about=json.dumps(about),
+    )
+    temporary.rename(folder / f"shard_{seed}_{index:05d}.npz")
+    return stats
+
+
+def make_shards(
+    folder: Path, count: int, seed: int, config: ShardConfig, versions: dict, report: Callable[[dict], None], threads: int | None = 1
+) -> None:
+    """Write shards 0..count-1 of `seed` into `folder`; those already there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Synthesiser(allegro(), config)
+    for index in range(count):
+        if not (folder / f"shard_{seed}_{index:05d}.npz").exists():
+            report(make_shard(index, seed, config, run, folder, versions, threads))
