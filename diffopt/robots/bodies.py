@@ -1,8 +1,9 @@
 """Collision bodies of a robot: spheres that cover its collision geoms.
 
 A cover is conservative: every point of the geom lies in some sphere. Its overshoot, how far a sphere reaches outside of the geom, is
-at most the tolerance that was asked for, or stated where the number of spheres was capped. For a capsule of radius r and half length
-h, n spheres of radius r + e with centres at equal steps on the axis, the outer ones at -(h - e) and h - e, cover it when
+at most the tolerance that was asked for, unless that took more spheres than allowed; it is always stated. For a capsule of radius r
+and half length h, n spheres of radius r + e with centres at equal steps on the axis, the outer ones at -(h - e) and h - e, cover it
+when
 
     (r + e)^2 >= r^2 + ((h - e) / (n - 1))^2.
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import mujoco
 
 # Covering the unit disc with k equal discs: their radius, and the distance of the outer centres from the middle (Kershner 1939).
+MOST = 24
 _DISCS = {1: (1.0, 0.0), 3: (np.sqrt(3) / 2, 0.5), 4: (np.sqrt(0.5), np.sqrt(0.5)), 7: (0.5, np.sqrt(3) / 2)}
 
 
@@ -74,14 +76,12 @@ class Spheres:
         return (p + sum(R[:, :, k] * local[:, k, None] for k in range(3))).T
 
     @staticmethod
-    def from_model(
-        model: mujoco.MjModel, *, tolerance: float | dict[str, float] = 0.005, most: int | None = None
-    ) -> Spheres:
+    def from_model(model: mujoco.MjModel, *, tolerance: float | dict[str, float] = 0.005, most: int = MOST) -> Spheres:
         """Cover the collision geoms (those with a contype or conaffinity) of all bodies but the world.
 
         Args:
           tolerance: overshoot allowed [m]; or by body name, with "" for all other bodies.
-          most: at most so many spheres per geom, whatever the overshoot.
+          most: at most so many spheres per geom, whatever the overshoot (flat faces need many).
         """
         centers, radii, bodies, overshoots = [], [], [], []
         for g in range(model.ngeom):
@@ -107,7 +107,7 @@ class Spheres:
 Cover = tuple[np.ndarray, float, float]  # centres (n, 3), radius, overshoot
 
 
-def cover_geom(model: mujoco.MjModel, geom: int, tolerance: float, most: int | None = None) -> Cover:
+def cover_geom(model: mujoco.MjModel, geom: int, tolerance: float, most: int = MOST) -> Cover:
     """Cover one geom of a model, in the geom's frame."""
     import mujoco
 
@@ -129,7 +129,7 @@ def cover_geom(model: mujoco.MjModel, geom: int, tolerance: float, most: int | N
     return centers + centre, radius, overshoot
 
 
-def cover_capsule(radius: float, half: float, tolerance: float, most: int | None = None) -> Cover:
+def cover_capsule(radius: float, half: float, tolerance: float, most: int = MOST) -> Cover:
     """Fewest spheres that cover a capsule along z within `tolerance` [m]; see the top of the file."""
     if half <= 1e-9:
         return np.zeros((1, 3)), radius, 0.0
@@ -143,13 +143,13 @@ def cover_capsule(radius: float, half: float, tolerance: float, most: int | None
             else:
                 a, b, c = 1 - 1 / m2, 2 * radius + 2 * half / m2, -(half**2) / m2
                 e = (-b + np.sqrt(b * b - 4 * a * c)) / (2 * a)
-        if e <= tolerance or n == most:
+        if e <= tolerance or n >= most:
             z = np.linspace(-(half - e), half - e, n) if n > 1 else np.zeros(1)
             return np.stack([0 * z, 0 * z, z], axis=1), radius + e * (1 + 1e-6), e
     raise AssertionError
 
 
-def cover_cylinder(radius: float, half: float, tolerance: float, most: int | None = None) -> Cover:
+def cover_cylinder(radius: float, half: float, tolerance: float, most: int = MOST) -> Cover:
     """Few spheres that cover a cylinder about z within `tolerance` [m]: slices times discs."""
     best = None
     for k, (rho, out) in _DISCS.items():
@@ -158,7 +158,7 @@ def cover_cylinder(radius: float, half: float, tolerance: float, most: int | Non
             e = max(out * radius + reach - radius, reach - half / n)
             good = e <= tolerance
             score = (not good, k * n if good else e)
-            if (most is None or k * n <= most or k * n == 1) and (best is None or score < best[0]):
+            if (k * n <= most or k * n == 1) and (best is None or score < best[0]):
                 best = (score, k, n, reach, e)
     _, k, n, reach, e = best
     around = np.arange(k if k < 7 else 6) * 2 * np.pi / (k if k < 7 else 6)
@@ -170,7 +170,7 @@ def cover_cylinder(radius: float, half: float, tolerance: float, most: int | Non
     return np.stack(grid), float(reach) * (1 + 1e-6), float(e)
 
 
-def cover_box(half, tolerance: float, most: int | None = None) -> Cover:
+def cover_box(half, tolerance: float, most: int = MOST) -> Cover:
     """Few spheres that cover a box within `tolerance` [m]: a grid of cells, near cubes."""
     half = np.asarray(half, float)
     best = None
@@ -181,7 +181,7 @@ def cover_box(half, tolerance: float, most: int | None = None) -> Cover:
         e = reach - float(np.min(half / counts))
         good, total = e <= tolerance, int(counts.prod())
         score = (not good, total if good else e)
-        if (most is None or total <= most or total == 1) and (best is None or score < best[0]):
+        if (total <= most or total == 1) and (best is None or score < best[0]):
             best = (score, counts, reach, e)
     _, counts, reach, e = best
     axes = [(np.arange(n) + 0.5) * (2 * h / n) - h for n, h in zip(counts, half, strict=True)]

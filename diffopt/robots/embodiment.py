@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from diffopt.geometry import Pose
 from diffopt.robots import mjcf
-from diffopt.robots.bodies import Spheres
+from diffopt.robots.bodies import MOST, Spheres
 from diffopt.robots.kinematics import Frames, Kinematics
 from diffopt.robots.sampling import Contacts, contacts, spread
 
@@ -81,7 +81,7 @@ class Embodiment:
         velocity: dict[str, float] | None = None,
         home: dict[str, float] | None = None,
         tolerance: float | dict[str, float] = 0.005,
-        most_spheres: int | None = None,
+        most_spheres: int = MOST,
     ) -> Embodiment:
         """Read a robot from an MJCF file, an XML string or an `MjSpec`.
 
@@ -92,7 +92,7 @@ class Embodiment:
           velocity: velocity limits by joint [rad/s or m/s]; MJCF has no place for them.
           home: posture by joint; default the middle of the range (zero where that is within it, for the hand).
           tolerance: how far collision spheres may reach outside of the geoms [m], or by body name ("" for the others).
-          most_spheres: at most so many spheres per geom.
+          most_spheres: at most so many spheres per geom, even if the tolerance takes more.
         Raises:
           FileNotFoundError, ValueError, KeyError: no such file; a model that does not compile; a name that is not in it.
         """
@@ -126,6 +126,11 @@ class Embodiment:
         notes = [f"joint {j} has no limits" for j, (low, _) in limits.items() if not np.isfinite(low)]
         notes += [f"joint {j} has no velocity limit" for j in arm if j not in (velocity or {})]
         spheres = Spheres.from_model(model, tolerance=tolerance, most=most_spheres)
+        allowed = max(tolerance.values()) if isinstance(tolerance, dict) else tolerance
+        if max(spheres.overshoot, default=0.0) > allowed + 1e-9:
+            notes.append(
+                f"collision spheres reach up to {1e3 * max(spheres.overshoot):.0f} mm outside; allow more per geom"
+            )
         if not len(spheres):
             notes.append("no collision geoms: collisions are not seen")
         row = lambda joints, values: jnp.asarray([values[j] for j in joints], jnp.float32)  # noqa: E731
