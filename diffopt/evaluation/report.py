@@ -12,7 +12,7 @@ import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def provenance(seed: int | None = None) -> dict[str, Any]:
         "device": f"{device.platform}: {device.device_kind}",
         "cores": os.cpu_count(),
         "seed": seed,
-        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -117,13 +117,21 @@ def open_results(path: str | Path, config: Mapping[str, Any]) -> ResultsFolder:
     if file.exists():
         found = json.loads(file.read_text(encoding="utf-8"))
         if found != wanted:
-            lines = [f"  {k}: there {found.get(k)!r}, now {wanted.get(k)!r}" for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
+            lines = [
+                f"  {k}: there {found.get(k)!r}, now {wanted.get(k)!r}"
+                for k in sorted({*found, *wanted})
+                if found.get(k) != wanted.get(k)
+            ]
             raise FileExistsError(
-                f"{folder} holds results of another configuration:\n" + "\n".join(lines) + "\nGive another folder, or remove this one yourself."
+                f"{folder} holds results of another configuration:\n"
+                + "\n".join(lines)
+                + "\nGive another folder, or remove this one yourself."
             )
         return ResultsFolder(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} exists, is not empty and holds no results of diffopt (no config.json); give another folder")
+        raise FileExistsError(
+            f"{folder} exists, is not empty and holds no results of diffopt (no config.json); give another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     _replace(file, json.dumps(wanted, indent=1) + "\n")
     return ResultsFolder(folder)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol as Interface
+from typing import TYPE_CHECKING
+from typing import Protocol as Interface
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -173,7 +174,7 @@ def refuse_mismatch(trial: Trial, index: int) -> None:
 
 
 def reset(trial: Trial, data: mujoco.MjData, posture: Float[np.ndarray, "U"] | None = None) -> None:
-    """Hand at the wrist pose and a posture (None: the pregrasp), object in its place, everything at rest; kinematics and contacts computed."""
+    """Hand at the wrist pose and a posture (None: the pregrasp), object in its place, all at rest; contacts computed."""
     import mujoco
 
     model = trial.model

@@ -84,11 +84,13 @@ class MJXEngine:
             if not reason[i]:
                 groups.setdefault(_structure(trials[i].model), []).append(i)
         for structure, members in groups.items():
-            models = _Models(self.impl, structure, protocol, [trials[i].model for i in members], min(limit, len(members)))
-            closed = dict(starts)
+            models = _Models(
+                self.impl, structure, protocol, [trials[i].model for i in members], min(limit, len(members))
+            )
+            closed: dict[int, State] = {}
             for part in models.parts(members):
-                for i, state in zip(part, _close(models, protocol, [trials[i] for i in part], [starts[i] for i in part])):
-                    closed[i] = state
+                states = _close(models, protocol, [trials[i] for i in part], [starts[i] for i in part])
+                closed |= dict(zip(part, states, strict=True))
             spare = len(loads) - protocol.needed
             for d, load in enumerate(loads):
                 lost, kept = (held == LOST).sum(1), (held == HELD).sum(1)
@@ -127,7 +129,14 @@ def _start(trial: Trial) -> tuple[State, float, float]:
 def _structure(model: mujoco.MjModel) -> tuple:
     """What has to agree for two models to share a compilation."""
     counts = (model.nq, model.nv, model.nu, model.nbody, model.ngeom, model.nmocap, model.nmeshvert, model.nmeshface)
-    arrays = (model.geom_type, model.geom_bodyid, model.geom_contype, model.geom_dataid, model.jnt_type, model.body_parentid)
+    arrays = (
+        model.geom_type,
+        model.geom_bodyid,
+        model.geom_contype,
+        model.geom_dataid,
+        model.jnt_type,
+        model.body_parentid,
+    )
     return (*counts, *(a.tobytes() for a in arrays))
 
 
@@ -196,7 +205,9 @@ def _compiled(key: tuple, example: _Once) -> Callable:
         for i, leaf in zip(batched, own, strict=True):
             merged[i] = leaf
         mine = jax.tree.unflatten(treedef, merged)
-        if impl == "jax":  # there (3.17.0) the children of a mocap body follow its place in the model, not the one in the data
+        if (
+            impl == "jax"
+        ):  # there (3.17.0) the children of a mocap body follow its place in the model, not the one in the data
             position, quaternion = (state[k][host.body_mocapid[mocap]] for k in ("mocap_pos", "mocap_quat"))
             mine = mine.replace(
                 body_pos=mine.body_pos.at[mocap].set(position), body_quat=mine.body_quat.at[mocap].set(quaternion)

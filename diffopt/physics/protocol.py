@@ -174,7 +174,9 @@ def dexgraspbench_table() -> Protocol:
 def multidex() -> Protocol:
     """MultiDex: 0.5 N per kg of object, 50/60 s a direction, moved less than 2 cm in all six (Suc.6; `Outcome.held` has the rest)."""
     loads = _axes(0.05, duration=50 / 60, check=10 / 60)
-    return Protocol(name="multidex", version=1, loads=loads, displacement=0.02, rotation=float("inf"), penetration=float("inf"))
+    return Protocol(
+        name="multidex", version=1, loads=loads, displacement=0.02, rotation=float("inf"), penetration=float("inf")
+    )
 
 
 def graspqp() -> Protocol:
@@ -185,7 +187,15 @@ def graspqp() -> Protocol:
     loads = _axes(3.0, duration=0.5, rest=0.25, check=0.05)
     contact = Contact(friction=(1.0, 0.02, 1e-4))
     return Protocol(
-        name="graspqp", version=1, contact=contact, mass=0.2, loads=loads, displacement=0.03, rotation=float("inf"), needed=3, measure="centre"
+        name="graspqp",
+        version=1,
+        contact=contact,
+        mass=0.2,
+        loads=loads,
+        displacement=0.03,
+        rotation=float("inf"),
+        needed=3,
+        measure="centre",
     )
 
 

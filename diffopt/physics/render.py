@@ -55,7 +55,9 @@ class Picture:
     advice: str = ""
 
 
-def render_grid(views: Sequence[View], path: str | Path, columns: int = 4, size: tuple[int, int] = (320, 240)) -> Picture:
+def render_grid(
+    views: Sequence[View], path: str | Path, columns: int = 4, size: tuple[int, int] = (320, 240)
+) -> Picture:
     """Writes a PNG with the views, row by row.
 
     Args:

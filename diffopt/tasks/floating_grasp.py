@@ -1,8 +1,8 @@
 """The floating hand: its palm fixed in the world at the grasp's wrist pose, a free object, and a protocol.
 
-    hand = FloatingHand.load("allegro")
-    outcome = evaluate(hand, objects, grasps, which, protocol="dexgraspbench")
-    outcome.success.mean()
+hand = FloatingHand.load("allegro")
+outcome = evaluate(hand, objects, grasps, which, protocol="dexgraspbench")
+outcome.success.mean()
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Protocol as Interface
+from typing import TYPE_CHECKING
+from typing import Protocol as Interface
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -114,7 +115,7 @@ def trials(
         raise ValueError(f"grasps.joints has shape {joints.shape}; hand '{hand.name}' needs ({n}, {dof})")
     if which.shape != (n,):
         raise ValueError(f"which has shape {which.shape}; {n} grasps need ({n},)")
-    if n and not (0 <= which.min() and which.max() < len(targets)):
+    if n and not (which.min() >= 0 and which.max() < len(targets)):
         raise ValueError(f"which ranges over {which.min()}..{which.max()}, but there are {len(targets)} objects")
     place = Pose(position=np.zeros(3), rotation=np.eye(3)) if placement is None else placement
     place_position = np.broadcast_to(np.asarray(place.position, float), (n, 3))
@@ -147,7 +148,9 @@ def _actuator_order(model: mujoco.MjModel, hand: FloatingHand) -> tuple[np.ndarr
     driven = [int(j) for j in model.actuator_trnid[:, 0]]
     names = [model.joint(j).name for j in driven]
     if sorted(names) != sorted(hand.joint_names):
-        raise ValueError(f"hand '{hand.name}': servos drive {', '.join(names)}; the joints are {', '.join(hand.joint_names)}")
+        raise ValueError(
+            f"hand '{hand.name}': servos drive {', '.join(names)}; the joints are {', '.join(hand.joint_names)}"
+        )
     limits = model.jnt_range[driven]
     limits = np.where(model.jnt_limited[driven][:, None], limits, np.array([-np.inf, np.inf]))
     return np.array([hand.joint_names.index(name) for name in names]), limits[:, 0], limits[:, 1]
