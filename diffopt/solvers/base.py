@@ -145,7 +145,9 @@ def flatten(problem: Problem, z: Unknown, args: Args) -> FlatProblem:
     """The problem over a vector; errors name what does not fit."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(z):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(f"unknown z{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; unknowns are floating-point arrays")
+            raise TypeError(
+                f"unknown z{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; unknowns are floating-point arrays"
+            )
     x, unravel = ravel_pytree(z)
     if x.size == 0:
         raise ValueError("the unknown z has no elements")
@@ -163,21 +165,29 @@ def flatten(problem: Problem, z: Unknown, args: Args) -> FlatProblem:
             values, jacobians = problem.linearize(unravel(x), args)
             stacked = jnp.concatenate(jacobians)
             if stacked.shape != (sum(sizes), x.size):
-                raise ValueError(f"linearize gives Jacobians of {stacked.shape} in all; the problem has {(sum(sizes), x.size)}")
+                raise ValueError(
+                    f"linearize gives Jacobians of {stacked.shape} in all; the problem has {(sum(sizes), x.size)}"
+                )
             return jnp.concatenate(values), stacked.T
         return jax.vmap(lambda t: jax.jvp(stack, (x,), (t,)), out_axes=(None, 0))(jnp.eye(x.size, dtype=x.dtype))
 
     bounded = problem.bounds is not None
     lower, upper = jnp.full_like(x, -jnp.inf), jnp.full_like(x, jnp.inf)
     if problem.bounds is not None:
-        lower, upper = (_broadcast(bound, z, name) for bound, name in zip(problem.bounds(args), ("lower", "upper"), strict=True))
+        lower, upper = (
+            _broadcast(bound, z, name) for bound, name in zip(problem.bounds(args), ("lower", "upper"), strict=True)
+        )
     return FlatProblem(x, unravel, lower, upper, bounded, sizes, stack, linearize)
 
 
 def _broadcast(bound: PyTree, z: Unknown, name: str) -> Float[Array, "n"]:
     if jax.tree.structure(bound) != jax.tree.structure(z):
-        raise ValueError(f"the {name} bound has structure {jax.tree.structure(bound)}; the unknown has {jax.tree.structure(z)}")
-    full = jax.tree.map(lambda b, leaf: jnp.broadcast_to(jnp.asarray(b, jnp.result_type(leaf)), jnp.shape(leaf)), bound, z)
+        raise ValueError(
+            f"the {name} bound has structure {jax.tree.structure(bound)}; the unknown has {jax.tree.structure(z)}"
+        )
+    full = jax.tree.map(
+        lambda b, leaf: jnp.broadcast_to(jnp.asarray(b, jnp.result_type(leaf)), jnp.shape(leaf)), bound, z
+    )
     return ravel_pytree(full)[0]
 
 

@@ -88,7 +88,9 @@ def _taylor(function: Callable[[jax.Array], jax.Array], n: int) -> tuple[np.ndar
     told = value + slope @ probe + 0.5 * np.einsum("mij,i,j->m", curvature, probe, probe)
     misfit = np.abs(told - np.asarray(function(probe)))
     if not np.all(misfit <= PROBE_TOLERANCE * (1 + np.abs(told))):
-        raise ValueError(f"the reference takes affine and quadratic functions; rows {np.flatnonzero(misfit > PROBE_TOLERANCE).tolist()} are neither")
+        raise ValueError(
+            f"the reference takes affine and quadratic functions; rows {np.flatnonzero(misfit > PROBE_TOLERANCE).tolist()} are neither"
+        )
     return value, slope, curvature
 
 
