@@ -1,0 +1,120 @@
+"""Training set of a grasp prior: grasps of all shards, features of their objects, and the objects' symmetries.
+
+If S maps an object to itself and (R, x) is a good wrist pose for it, so is (S R, S x), with the same joints. Every time a grasp is
+drawn, it is turned by a random symmetry of its object; bodies of revolution also by a random angle about their axis.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from diffopt.geometry import rotation_to_6d
+from diffopt.policies.networks import basis_point_distances
+from diffopt.scenes.solids import GraspObject
+from diffopt.training.data import shard_objects
+
+POINTS = 1024  # surface points of an object, as scenes give them
+VIEWS = 3  # independent samplings of each object's surface
+_MOST_SYMMETRIES = 4
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class GraspData:
+    """N grasps of M objects, in the objects' frames.
+
+    Attributes:
+      position, rotation: wrist [m].
+      joints, squeeze: [rad].
+      which: object of each grasp.
+      features: basis-point distances [m] of each object, for each view.
+      symmetries: rotation matrices, padded by repetition.
+      revolution: whether the object is a body of revolution about z.
+    """
+
+    position: Float[Array, "N 3"]
+    rotation: Float[Array, "N 3 3"]
+    joints: Float[Array, "N J"]
+    squeeze: Float[Array, "N J"]
+    which: Int[Array, "N"]
+    features: Float[Array, "M V B"]
+    symmetries: Float[Array, "M 4 3 3"]
+    revolution: Bool[Array, "M"]
+
+    def __len__(self) -> int:
+        return self.which.shape[0]
+
+    def draw(self, key, n: int) -> tuple[Float[Array, "n dim"], Float[Array, "n B"]]:
+        """`n` random grasp vectors (laid out as in `diffopt.plans.GraspSpec`), randomly turned, and features of their objects."""
+        k_row, k_view, k_symmetry, k_angle = jax.random.split(key, 4)
+        row = jax.random.randint(k_row, (n,), 0, len(self))
+        which = self.which[row]
+        S = self.symmetries[which, jax.random.randint(k_symmetry, (n,), 0, _MOST_SYMMETRIES)]
+        angle = jnp.where(self.revolution[which], jax.random.uniform(k_angle, (n,), maxval=2 * jnp.pi), 0.0)
+        c, s, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros(n), jnp.ones(n)
+        turn = jnp.stack([jnp.stack([c, -s, zero], -1), jnp.stack([s, c, zero], -1), jnp.stack([zero, zero, one], -1)], -2) @ S
+        position = jnp.einsum("nij,nj->ni", turn, self.position[row])
+        rotation = rotation_to_6d(turn @ self.rotation[row])
+        vector = jnp.concatenate([position, rotation, self.joints[row], self.squeeze[row]], axis=-1)
+        view = jax.random.randint(k_view, (n,), 0, self.features.shape[1])
+        return vector, self.features[which, view]
+
+
+def basis_points(n: int = 512, radius: float = 0.16) -> Float[np.ndarray, "n 3"]:
+    """Basis points, uniform in a ball about the object's origin [m]; the same in every run."""
+    rng = np.random.default_rng(0)
+    v = rng.normal(size=(n, 3))
+    v *= radius * rng.uniform(size=(n, 1)) ** (1 / 3) / np.linalg.norm(v, axis=1, keepdims=True)
+    return v.astype(np.float32)
+
+
+def object_features(objects: list[GraspObject], basis: Float[np.ndarray, "B 3"], views: int = VIEWS) -> Float[np.ndarray, "M V B"]:
+    """Basis-point distances [m] of objects, for `views` samplings of their surfaces."""
+    measure = jax.jit(basis_point_distances)
+    return np.stack(
+        [np.stack([np.asarray(measure(basis, jnp.asarray(o.surface(POINTS, seed=v)[0], jnp.float32))) for v in range(views)]) for o in objects]
+    )
+
+
+def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"]) -> tuple[GraspData, dict]:
+    """All shards of a folder, and what to write on a card about them."""
+    paths = sorted(Path(folder).glob("shard_*.npz"))
+    if not paths:
+        raise FileNotFoundError(f"no shards in {folder}; make some: python -m experiments.synthesize folder={folder}")
+    columns: dict[str, list] = {name: [] for name in ("position", "rotation", "joints", "squeeze", "which")}
+    objects: list[GraspObject] = []
+    protocols, versions, tried = set(), {}, 0
+    for path in paths:
+        shard = np.load(path)
+        about = json.loads(str(shard["about"]))
+        for name in columns:
+            columns[name].append(shard[name] + (len(objects) if name == "which" else 0))
+        objects += shard_objects(about["index"], about["seed"], about["objects"])[0]
+        protocols.add(about["config"]["protocol"])
+        versions = about["versions"]
+        tried += about["starts"]
+    arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+    identity = [np.eye(3)]
+    symmetries = np.stack([np.resize(np.stack(list(o.symmetries) or identity), (_MOST_SYMMETRIES, 3, 3)) for o in objects])
+    data = GraspData(
+        **{name: jnp.asarray(a, jnp.int32 if name == "which" else jnp.float32) for name, a in arrays.items()},
+        features=jnp.asarray(object_features(objects, basis)),
+        symmetries=jnp.asarray(symmetries, jnp.float32),
+        revolution=jnp.asarray([o.axis_symmetric for o in objects]),
+    )
+    about = dict(
+        grasps=len(data),
+        objects=len(np.unique(arrays["which"])),
+        starts=tried,
+        shards=len(paths),
+        protocols=sorted(protocols),
+        versions=versions,
+    )
+    return data, about
