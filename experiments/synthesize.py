@@ -15,7 +15,9 @@ from diffopt.training.synthesis import SynthesisConfig
 def versions() -> dict:
     """Versions of what the data depends on."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {name: importlib.metadata.version(name) for name in ("jax", "mujoco", "numpy")} | {"commit": commit or "unknown"}
+    return {name: importlib.metadata.version(name) for name in ("jax", "mujoco", "numpy")} | {
+        "commit": commit or "unknown"
+    }
 
 
 @hydra.main(version_base=None, config_path="../configs", config_name="synthesize")

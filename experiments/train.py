@@ -25,13 +25,18 @@ def test(policy, cfg: dict) -> dict:
 
     hand, engine = FloatingHand.load("allegro"), load_engine("c", threads=cfg["threads"])
     result = {}
-    for name, targets in (("held_out", objects.held_out(cfg["objects"], cfg["seed"])), ("benchmark", objects.benchmark())):
+    for name, targets in (
+        ("held_out", objects.held_out(cfg["objects"], cfg["seed"])),
+        ("benchmark", objects.benchmark()),
+    ):
         each = cfg["each"] if name == "held_out" else 20
-        grasps, which = sample_floating(policy, targets, each, jax.random.key(cfg["seed"]), levels=cfg["levels"], eta=cfg["eta"])
+        grasps, which = sample_floating(
+            policy, targets, each, jax.random.key(cfg["seed"]), levels=cfg["levels"], eta=cfg["eta"]
+        )
         outcome = evaluate(hand, targets, grasps, which, protocol=cfg["protocol"], engine=engine)
         interval = wilson(int(outcome.success.sum()), len(outcome))
         groups = {}
-        for i, ok in zip(which, outcome.success):
+        for i, ok in zip(which, outcome.success, strict=True):
             groups.setdefault(targets[i].family if name == "held_out" else targets[i].name, []).append(bool(ok))
         result[name] = dict(
             protocol=outcome.protocol,

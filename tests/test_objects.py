@@ -76,7 +76,9 @@ def test_symmetries_map_the_object_to_itself(obj):
         np.testing.assert_allclose(min_distance(obj, points @ R.T), 0, atol=1e-4)
     if obj.axis_symmetric:
         c, s = np.cos(0.7), np.sin(0.7)
-        np.testing.assert_allclose(min_distance(obj, points @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])), 0, atol=1e-4)
+        np.testing.assert_allclose(
+            min_distance(obj, points @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])), 0, atol=1e-4
+        )
 
 
 def min_distance(obj, points):
@@ -84,7 +86,9 @@ def min_distance(obj, points):
 
 
 def test_training_and_held_out_share_no_object():
-    first = lambda o: round(o.parts[0].size[0] * 1e4) % 2
+    def first(o):
+        return round(o.parts[0].size[0] * 1e4) % 2
+
     assert {first(o) for o in objects.training(200)} == {0}
     assert {first(o) for o in objects.held_out(200)} == {1}
     assert [o.name for o in objects.training(5)] == [o.name for o in objects.training(9)[:5]]

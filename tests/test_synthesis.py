@@ -55,7 +55,9 @@ def test_projection_is_feasible_idempotent_and_no_farther_than_any_feasible_poin
 def test_union_distance_is_that_of_the_shapes(family):
     solid = objects.training(1, seed=2, families=(family,))[0].solid
     points = jax.random.uniform(jax.random.key(0), (300, 3), minval=-0.15, maxval=0.15)
-    np.testing.assert_allclose(synthesis.union_distance(solid.parts, points), jax.vmap(solid.distance)(points), atol=1e-5)
+    np.testing.assert_allclose(
+        synthesis.union_distance(solid.parts, points), jax.vmap(solid.distance)(points), atol=1e-5
+    )
 
 
 def test_spheres_cover_the_hand_and_lie_inside_it():
@@ -80,7 +82,11 @@ def test_squeeze_presses_with_balanced_forces():
             step = jnp.zeros(16).at[j].set(1e-3)
             moved = [hand.kinematics.fk(q + s * step) for s in (1, -1)]
             work = [
-                sum(forces[f] @ (m.position[t[0]] + m.rotation[t[0]] @ jnp.asarray(t[2])) for f, t in enumerate(hand.tips)) for m in moved
+                sum(
+                    forces[f] @ (m.position[t[0]] + m.rotation[t[0]] @ jnp.asarray(t[2]))
+                    for f, t in enumerate(hand.tips)
+                )
+                for m in moved
             ]
             assert float(torque[j]) == pytest.approx(float(work[0] - work[1]) / 2e-3, abs=2e-3)
 
@@ -105,5 +111,5 @@ def test_shard_holds_grasps_that_pass_and_is_resumed(tmp_path):
 def test_no_shards_says_how_to_make_them(tmp_path):
     from diffopt.training.dataset import basis_points, load_data
 
-    with pytest.raises(FileNotFoundError, match="python -m experiments.synthesize"):
+    with pytest.raises(FileNotFoundError, match=r"python -m experiments\.synthesize"):
         load_data(tmp_path, basis_points(4))

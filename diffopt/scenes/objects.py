@@ -16,7 +16,18 @@ import numpy as np
 from diffopt.geometry.pose import Pose
 from diffopt.scenes.solids import KINDS, GraspObject, Part, Solid, stack
 
-__all__ = ["FAMILIES", "KINDS", "GraspObject", "Part", "Solid", "benchmark", "held_out", "resting_pose", "stack", "training"]
+__all__ = [
+    "FAMILIES",
+    "KINDS",
+    "GraspObject",
+    "Part",
+    "Solid",
+    "benchmark",
+    "held_out",
+    "resting_pose",
+    "stack",
+    "training",
+]
 
 _GRID = 1e-4
 _X, _Y, _Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -37,7 +48,12 @@ def _upright_or_lying() -> tuple[tuple[float, float, float], ...]:
 def box(half, mass: float, name: str = "box") -> GraspObject:
     """A box of half extents `half` [m]."""
     return GraspObject(
-        name=name, family="box", parts=(Part(kind="box", size=tuple(half)),), mass=mass, rests=_faces(_X, _Y, _Z), symmetries=_TURNS
+        name=name,
+        family="box",
+        parts=(Part(kind="box", size=tuple(half)),),
+        mass=mass,
+        rests=_faces(_X, _Y, _Z),
+        symmetries=_TURNS,
     )
 
 
@@ -70,14 +86,18 @@ def capsule(radius: float, half_length: float, mass: float, name: str = "capsule
 def ball(radius: float, mass: float, name: str = "ball") -> GraspObject:
     """A ball."""
     part = Part(kind="sphere", size=(radius,))
-    return GraspObject(name=name, family="ball", parts=(part,), mass=mass, rests=_faces(_Z), symmetries=_TURNS, axis_symmetric=True)
+    return GraspObject(
+        name=name, family="ball", parts=(part,), mass=mass, rests=_faces(_Z), symmetries=_TURNS, axis_symmetric=True
+    )
 
 
 def superquadric(axes, exponents, mass: float, name: str = "superquadric") -> GraspObject:
     """A superquadric; it rests on its flattest side."""
     part = Part(kind="superquadric", size=tuple(axes), exponents=tuple(exponents))
     flattest = (_X, _Y, _Z)[int(np.argmin(axes))]
-    return GraspObject(name=name, family="superquadric", parts=(part,), mass=mass, rests=_faces(flattest), symmetries=_TURNS)
+    return GraspObject(
+        name=name, family="superquadric", parts=(part,), mass=mass, rests=_faces(flattest), symmetries=_TURNS
+    )
 
 
 def mug(radius: float, half_height: float, mass: float, handle: float = 0.03, name: str = "mug") -> GraspObject:
@@ -94,17 +114,27 @@ def mug(radius: float, half_height: float, mass: float, handle: float = 0.03, na
     return GraspObject(name=name, family="mug", parts=parts, mass=mass, rests=_faces(_Z), symmetries=(np.eye(3),))
 
 
-def bottle(radius: float, half_height: float, neck: float, neck_length: float, mass: float, name: str = "bottle") -> GraspObject:
+def bottle(
+    radius: float, half_height: float, neck: float, neck_length: float, mass: float, name: str = "bottle"
+) -> GraspObject:
     """A bottle about z: a cylinder of `radius` and `half_height` with a thinner neck on top; it stands."""
     parts = (
         Part(kind="cylinder", size=(radius, half_height)),
-        Part(kind="cylinder", size=(neck, (neck_length + 0.01) / 2), position=(0.0, 0.0, half_height + (neck_length - 0.01) / 2)),
+        Part(
+            kind="cylinder",
+            size=(neck, (neck_length + 0.01) / 2),
+            position=(0.0, 0.0, half_height + (neck_length - 0.01) / 2),
+        ),
     )
     rests = ((0.0, 0.0, -1.0), _X)
-    return GraspObject(name=name, family="bottle", parts=parts, mass=mass, rests=rests, symmetries=(np.eye(3),), axis_symmetric=True)
+    return GraspObject(
+        name=name, family="bottle", parts=parts, mass=mass, rests=rests, symmetries=(np.eye(3),), axis_symmetric=True
+    )
 
 
-def hammer(grip: float, half_length: float, head: float, half_head: float, mass: float, name: str = "hammer") -> GraspObject:
+def hammer(
+    grip: float, half_length: float, head: float, half_head: float, mass: float, name: str = "hammer"
+) -> GraspObject:
     """A hammer: a handle (capsule of radius `grip`) along x and a head (cylinder of radius `head`) along y at its end; it lies."""
     parts = (
         Part(kind="capsule", size=(grip, half_length), rotation=_X_FROM_Z),
@@ -117,7 +147,9 @@ def hammer(grip: float, half_length: float, head: float, half_head: float, mass:
     return GraspObject(name=name, family="hammer", parts=parts, mass=mass, rests=rests, symmetries=(np.eye(3), _TURN_X))
 
 
-def dumbbell(grip: float, half_length: float, head: float, half_head: float, mass: float, name: str = "dumbbell") -> GraspObject:
+def dumbbell(
+    grip: float, half_length: float, head: float, half_head: float, mass: float, name: str = "dumbbell"
+) -> GraspObject:
     """Two discs of radius `head` on a bar of radius `grip` about z; it stands or lies."""
     parts = (
         Part(kind="cylinder", size=(grip, half_length)),
@@ -148,7 +180,9 @@ def _random_ball(rng, size):
 
 
 def _random_superquadric(rng, size):
-    return superquadric((size(0.02, 0.045), size(0.022, 0.055), size(0.025, 0.1)), rng.uniform(0.35, 1.0, 2).tolist(), 1.0)
+    return superquadric(
+        (size(0.02, 0.045), size(0.022, 0.055), size(0.025, 0.1)), rng.uniform(0.35, 1.0, 2).tolist(), 1.0
+    )
 
 
 def _random_mug(rng, size):
@@ -205,7 +239,7 @@ def _procedural(n: int, seed: int, parity: int, families) -> list[GraspObject]:
         family = families[int(rng.choice(len(families), p=share / share.sum()))]
         first = True
 
-        def size(low: float, high: float) -> float:
+        def size(low: float, high: float, rng=rng) -> float:
             nonlocal first
             steps = int(rng.uniform(low, high) / _GRID)
             steps = steps - steps % 2 + parity if first else steps
@@ -257,7 +291,9 @@ def resting_pose(obj: GraspObject, key) -> Pose:
     angle = float(jax.random.uniform(turn, (), minval=-np.pi, maxval=np.pi))
     R = _turn_z(angle) @ _rotation_to_minus_z(down)
     over = R @ obj.center_of_mass
-    return Pose(position=jnp.asarray([-over[0], -over[1], obj.support(down)], jnp.float32), rotation=jnp.asarray(R, jnp.float32))
+    return Pose(
+        position=jnp.asarray([-over[0], -over[1], obj.support(down)], jnp.float32), rotation=jnp.asarray(R, jnp.float32)
+    )
 
 
 def _rotation_to_minus_z(v: np.ndarray) -> np.ndarray:

@@ -181,7 +181,12 @@ class GraspObject:
     def bounds(self) -> np.ndarray:
         """Axis-aligned bounding box ((lower), (upper)) [m] in the object frame."""
         eye = np.eye(3)
-        return np.array([[-max(p.support(-e) for p in self.parts) for e in eye], [max(p.support(e) for p in self.parts) for e in eye]])
+        return np.array(
+            [
+                [-max(p.support(-e) for p in self.parts) for e in eye],
+                [max(p.support(e) for p in self.parts) for e in eye],
+            ]
+        )
 
     @cached_property
     def solid(self) -> Solid:
@@ -213,7 +218,7 @@ class GraspObject:
         rng = np.random.default_rng(seed)
         volume = np.array([p.volume() for p in self.parts]) ** (2 / 3)
         counts = np.ceil(4 * n * volume / volume.sum()).astype(int)
-        points = np.concatenate([p.sample(c, rng) for p, c in zip(self.parts, counts)])
+        points = np.concatenate([p.sample(c, rng) for p, c in zip(self.parts, counts, strict=True)])
         if len(self.parts) > 1:
             depth = np.stack([part_distance(p, points) for p in self.parts])
             points = points[np.min(depth, axis=0) > -1e-6]
@@ -226,13 +231,16 @@ class GraspObject:
             for axis in range(3):
                 step = np.zeros(3)
                 step[axis] = 1e-4
-                normals[mine, axis] = part_distance(part, points[mine] + step) - part_distance(part, points[mine] - step)
+                normals[mine, axis] = part_distance(part, points[mine] + step) - part_distance(
+                    part, points[mine] - step
+                )
         return points, normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
 
     def scaled(self, factor: float) -> GraspObject:
         """The object with all lengths multiplied by `factor`, at the same density."""
         parts = tuple(
-            replace(p, size=tuple(factor * v for v in p.size), position=tuple(factor * v for v in p.position)) for p in self.parts
+            replace(p, size=tuple(factor * v for v in p.size), position=tuple(factor * v for v in p.position))
+            for p in self.parts
         )
         return replace(self, parts=parts, mass=self.mass * factor**3)
 
@@ -248,15 +256,21 @@ class GraspObject:
         """
         import mujoco
 
-        kinds = dict(zip(KINDS, ("mjGEOM_BOX", "mjGEOM_CYLINDER", "mjGEOM_CAPSULE", "mjGEOM_SPHERE", "mjGEOM_MESH")))
+        kinds = dict(
+            zip(KINDS, ("mjGEOM_BOX", "mjGEOM_CYLINDER", "mjGEOM_CAPSULE", "mjGEOM_SPHERE", "mjGEOM_MESH"), strict=True)
+        )
         name = name or self.name
         body = spec.worldbody.add_body(name=name)
         if free:
             body.add_freejoint(name=f"{name}_free")
         volume = np.array([p.volume() for p in self.parts])
         for i, part in enumerate(self.parts):
-            options = dict(name=f"{name}_{i}", mass=float((self.mass if mass is None else mass) * volume[i] / volume.sum()))
-            options |= dict(pos=list(part.position), quat=_quaternion(part.rotation), type=getattr(mujoco.mjtGeom, kinds[part.kind]))
+            options = dict(
+                name=f"{name}_{i}", mass=float((self.mass if mass is None else mass) * volume[i] / volume.sum())
+            )
+            options |= dict(
+                pos=list(part.position), quat=_quaternion(part.rotation), type=getattr(mujoco.mjtGeom, kinds[part.kind])
+            )
             if part.kind == "superquadric":
                 spec.add_mesh(name=f"{name}_{i}", uservert=part.hull.astype(np.float32).ravel())
                 body.add_geom(meshname=f"{name}_{i}", **options)

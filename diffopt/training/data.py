@@ -52,7 +52,9 @@ class ShardConfig:
 def shard_objects(index: int, seed: int, targets: int) -> tuple[list[GraspObject], bool]:
     """The objects of shard `index`, and whether they are superquadrics (every fifth shard: the two geometries are traced apart)."""
     quadric = index % 5 == 4
-    return objects.training(targets, seed=seed * 100_000 + index, families=("superquadric",) if quadric else _PRIMITIVE), quadric
+    return objects.training(
+        targets, seed=seed * 100_000 + index, families=("superquadric",) if quadric else _PRIMITIVE
+    ), quadric
 
 
 class Synthesiser:
@@ -105,7 +107,9 @@ def perturbed(grasp: Grasp, noise: tuple[float, float, float], rng: np.random.Ge
     )
 
 
-def make_shard(index: int, seed: int, config: ShardConfig, run: Synthesiser, folder: Path, versions: dict, threads: int | None = 1) -> dict:
+def make_shard(
+    index: int, seed: int, config: ShardConfig, run: Synthesiser, folder: Path, versions: dict, threads: int | None = 1
+) -> dict:
     """Synthesise, validate and write shard `index`; returns its statistics."""
     from diffopt.physics import load_engine
     from diffopt.tasks.floating_grasp import FloatingHand, evaluate
@@ -151,7 +155,13 @@ def make_shard(index: int, seed: int, config: ShardConfig, run: Synthesiser, fol
 
 
 def make_shards(
-    folder: Path, count: int, seed: int, config: ShardConfig, versions: dict, report: Callable[[dict], None], threads: int | None = 1
+    folder: Path,
+    count: int,
+    seed: int,
+    config: ShardConfig,
+    versions: dict,
+    report: Callable[[dict], None],
+    threads: int | None = 1,
 ) -> None:
     """Write shards 0..count-1 of `seed` into `folder`; those already there are kept."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,10 @@ class GraspData:
         S = self.symmetries[which, jax.random.randint(k_symmetry, (n,), 0, _MOST_SYMMETRIES)]
         angle = jnp.where(self.revolution[which], jax.random.uniform(k_angle, (n,), maxval=2 * jnp.pi), 0.0)
         c, s, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros(n), jnp.ones(n)
-        turn = jnp.stack([jnp.stack([c, -s, zero], -1), jnp.stack([s, c, zero], -1), jnp.stack([zero, zero, one], -1)], -2) @ S
+        turn = (
+            jnp.stack([jnp.stack([c, -s, zero], -1), jnp.stack([s, c, zero], -1), jnp.stack([zero, zero, one], -1)], -2)
+            @ S
+        )
         position = jnp.einsum("nij,nj->ni", turn, self.position[row])
         rotation = rotation_to_6d(turn @ self.rotation[row])
         vector = jnp.concatenate([position, rotation, self.joints[row], self.squeeze[row]], axis=-1)
@@ -75,11 +78,21 @@ def basis_points(n: int = 512, radius: float = 0.16) -> Float[np.ndarray, "n 3"]
     return v.astype(np.float32)
 
 
-def object_features(objects: list[GraspObject], basis: Float[np.ndarray, "B 3"], views: int = VIEWS) -> Float[np.ndarray, "M V B"]:
+def object_features(
+    objects: list[GraspObject], basis: Float[np.ndarray, "B 3"], views: int = VIEWS
+) -> Float[np.ndarray, "M V B"]:
     """Basis-point distances [m] of objects, for `views` samplings of their surfaces."""
     measure = jax.jit(basis_point_distances)
     return np.stack(
-        [np.stack([np.asarray(measure(basis, jnp.asarray(o.surface(POINTS, seed=v)[0], jnp.float32))) for v in range(views)]) for o in objects]
+        [
+            np.stack(
+                [
+                    np.asarray(measure(basis, jnp.asarray(o.surface(POINTS, seed=v)[0], jnp.float32)))
+                    for v in range(views)
+                ]
+            )
+            for o in objects
+        ]
     )
 
 
@@ -102,7 +115,9 @@ def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"]) -> tuple[Gras
         tried += about["starts"]
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     identity = [np.eye(3)]
-    symmetries = np.stack([np.resize(np.stack(list(o.symmetries) or identity), (_MOST_SYMMETRIES, 3, 3)) for o in objects])
+    symmetries = np.stack(
+        [np.resize(np.stack(list(o.symmetries) or identity), (_MOST_SYMMETRIES, 3, 3)) for o in objects]
+    )
     data = GraspData(
         **{name: jnp.asarray(a, jnp.int32 if name == "which" else jnp.float32) for name, a in arrays.items()},
         features=jnp.asarray(object_features(objects, basis)),

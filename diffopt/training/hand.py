@@ -52,7 +52,12 @@ class Hand:
     def tip_samples(self, frames: Frames, n: int) -> Float[Array, "F n 3"]:
         """`n` points along the core segment of every fingertip [m, palm frame]."""
         s = np.linspace(0, 1, n, dtype=np.float32)[:, None]
-        return jnp.stack([place(frames, b, (1 - s) * np.asarray(a, np.float32) + s * np.asarray(e, np.float32)) for b, a, e, _ in self.tips])
+        return jnp.stack(
+            [
+                place(frames, b, (1 - s) * np.asarray(a, np.float32) + s * np.asarray(e, np.float32))
+                for b, a, e, _ in self.tips
+            ]
+        )
 
 
 def place(frames: Frames, body: int, local: Float[np.ndarray, "k 3"]) -> Float[Array, "k 3"]:
@@ -84,13 +89,19 @@ def from_model(model, fingers: tuple[str, ...], palm: str = "palm") -> Hand:
         body, radius = int(model.geom_bodyid[g]), float(model.geom_size[g, 0])
         kind = int(model.geom_type[g])
         if kind not in (mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_SPHERE):
-            raise ValueError(f"geom {model.geom(g).name!r} is no capsule or sphere; synthesis covers the hand with spheres")
+            raise ValueError(
+                f"geom {model.geom(g).name!r} is no capsule or sphere; synthesis covers the hand with spheres"
+            )
         half = float(model.geom_size[g, 1]) if kind == mujoco.mjtGeom.mjGEOM_CAPSULE else 0.0
         R = np.zeros(9)
         mujoco.mju_quat2Mat(R, model.geom_quat[g])
         axis = R.reshape(3, 3)[:, 2]
         count = 1 + int(np.ceil(2 * half / (_SPACING * radius) - 1e-6))
-        centers = model.geom_pos[g] + np.linspace(-half, half, count)[:, None] * axis if count > 1 else model.geom_pos[g][None]
+        centers = (
+            model.geom_pos[g] + np.linspace(-half, half, count)[:, None] * axis
+            if count > 1
+            else model.geom_pos[g][None]
+        )
         centers = np.where(np.abs(centers) < 1e-9, 0, centers)
         spheres.append((body, tuple(map(tuple, centers.tolist())), radius))
         name = model.body(body).name

@@ -17,7 +17,14 @@ from diffopt.training.dataset import POINTS
 
 
 def sample_floating(
-    policy: Policy, objects: Sequence[GraspObject], each: int, key, *, levels: int = 16, eta: float = 0.0, rho: float = 1.0
+    policy: Policy,
+    objects: Sequence[GraspObject],
+    each: int,
+    key,
+    *,
+    levels: int = 16,
+    eta: float = 0.0,
+    rho: float = 1.0,
 ) -> tuple[Grasp, np.ndarray]:
     """`each` grasps of every object, in the object's frame, by DDIM; and the object's index of each."""
     points = jnp.asarray(np.stack([o.surface(POINTS)[0] for o in objects]), jnp.float32)

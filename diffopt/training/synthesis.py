@@ -7,15 +7,16 @@ to the object, n_f and c_f normal and place of its contact, G(n, c) the grasp ma
 
     where      p_j = argmin of the quadratic program of `diffopt.training.wrench`, held fixed: the gradient flows through G alone.
 
-The sums run over the contacts in use (palm and four fingertips: a power grasp; four fingertips, or thumb and two: precision), and over spheres s that cover the hand: those of contacts
-may touch (m = 0), all others keep a margin. d* is 1 cm for the first part, so that the hand finds its place with the fingers open,
-and then 0. Steps are Adam's on the wrist's tangent space and the joints; joints are clipped to their limits. The scheme is that of
-BODex (Chen et al. 2024, arXiv 2412.16490); what differs is the squeeze. With p_0 the forces that balance among themselves (zero
-wrench), scaled to a chosen force F at the thumb, the position servos of gain K press with exactly these forces when
+The sums run over the contacts in use (palm and four fingertips: a power grasp; four fingertips, or thumb and two: precision),
+and over spheres s that cover the hand: those of contacts may touch (m = 0), all others keep a margin. d* is 1 cm for the first
+part, so that the hand finds its place with the fingers open, and then 0. Steps are Adam's on the wrist's tangent space and the
+joints; joints are clipped to their limits. The scheme is that of BODex (Chen et al. 2024, arXiv 2412.16490); what differs is the
+squeeze. With p_0 the forces that balance among themselves (zero wrench), scaled to a chosen force F at the thumb, the position
+servos of gain K press with exactly these forces when
 
     squeeze = J(q)^T f / K,       pregrasp = q - squeeze,       target = q + squeeze,
 
-one wrist pose for all three: the hand opens against the forces with which it will hold.
+one wrist pose for all three: the hand opens against the forces with which it will hold. The palm's force is only a reaction.
 """
 
 from __future__ import annotations
@@ -103,7 +104,13 @@ def wrenches(scale: float) -> Float[np.ndarray, "7 6"]:
 
 
 def synthesise(
-    hand: Hand, solid: Solid, surface: Float[Array, "N 3"], normals: Float[Array, "N 3"], key, config: SynthesisConfig, quadric: bool
+    hand: Hand,
+    solid: Solid,
+    surface: Float[Array, "N 3"],
+    normals: Float[Array, "N 3"],
+    key,
+    config: SynthesisConfig,
+    quadric: bool,
 ) -> Synthesis:
     """One grasp of one object; `vmap` it over objects and keys.
 
@@ -153,7 +160,9 @@ def synthesise(
         correction = (1 - 0.9 ** (i + 1)) / jnp.sqrt(1 - 0.98 ** (i + 1))
         delta = -rate / correction * first / (jnp.sqrt(second) + 1e-6) * scale
         joints = jnp.clip(state.joints + delta[6:], hand.lower, hand.upper)
-        state = State(position=state.position + delta[:3], rotation=state.rotation @ _exp(delta[3:6]), joints=joints, forces=p)
+        state = State(
+            position=state.position + delta[:3], rotation=state.rotation @ _exp(delta[3:6]), joints=joints, forces=p
+        )
         return (state, first, second), None
 
     zero = jnp.zeros(6 + len(hand.lower))
@@ -229,7 +238,7 @@ def contacts(hand: Hand, points, gaps, distance) -> tuple[Float[Array, "C 3"], F
     """
     rows = _tip_rows(hand)
     weights = [jax.nn.softmax(-jax.lax.stop_gradient(gaps[a:b]) / 0.001) for a, b, _ in rows]
-    core = jnp.stack([jnp.sum(w[:, None] * points[a:b], axis=0) for w, (a, b, _) in zip(weights, rows)])
+    core = jnp.stack([jnp.sum(w[:, None] * points[a:b], axis=0) for w, (a, b, _) in zip(weights, rows, strict=True)])
     value, pull = jax.vjp(distance, core)
     (outward,) = pull(jnp.ones_like(value))
     outward = outward / (jnp.sqrt(jnp.sum(outward**2, axis=-1, keepdims=True)) + 1e-9)
@@ -250,7 +259,7 @@ def self_penetration(hand: Hand, centers: list[Float[Array, "k 3"]], margin: flo
     """By how much spheres of different fingers, and of fingers and palm, are too near to each other [m] (exact at touching)."""
     groups = []
     for bodies in hand.groups:
-        inside = [(points, radius) for (b, _, radius), points in zip(hand.spheres, centers) if b in bodies]
+        inside = [(points, radius) for (b, _, radius), points in zip(hand.spheres, centers, strict=True) if b in bodies]
         radii = np.concatenate([np.full(len(points), radius, np.float32) for points, radius in inside])
         groups.append((jnp.concatenate([points for points, _ in inside]), radii))
     fingers, palm = groups[:-1], groups[-1]
@@ -281,7 +290,9 @@ def finish(hand: Hand, solid: Solid, distance, state: State, active, config: Syn
     edges = G[:3].reshape(3, 5, wrench.EDGES)
     forces = jnp.einsum("cfe,fe->fc", edges, p[-1])
     forces = forces * config.force / (jnp.sum(p[-1, -1]) + 1e-6)  # object frame [N]
-    squeeze = _torques(hand, state.joints, _turn(R.T, c - x)[1:], _turn(R.T, forces)[1:]) / hand.gain  # the palm only reacts
+    squeeze = (
+        _torques(hand, state.joints, _turn(R.T, c - x)[1:], _turn(R.T, forces)[1:]) / hand.gain
+    )  # the palm only reacts
     open_frames = hand.kinematics.fk(jnp.clip(state.joints - squeeze, hand.lower, hand.upper))
     opened = distance(_turn(R, jnp.concatenate(hand.sphere_centers(open_frames))) + x)
     radii = np.concatenate([np.full(len(local), radius, np.float32) for _, local, radius in hand.spheres])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,18 @@ class TrainConfig:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Weights, their moving average, the optimiser's state and the number of steps done."""
+    """Weights, their moving average, the optimiser's state, the number of steps done, and the scales of the data.
+
+    The scales are those of the data at the start, so that a training that is resumed may be given more data.
+    """
 
     weights: Any
     average: Any
     optimiser: Any
     step: Array
+    normalizer: Normalizer
+    mean: Float[Array, "B"]
+    scale: Float[Array, "B"]
 
 
 def fit_scales(data: GraspData, key, n: int = 20_000) -> tuple[Normalizer, Float[Array, "B"], Float[Array, "B"]]:
@@ -65,7 +71,9 @@ def fit_scales(data: GraspData, key, n: int = 20_000) -> tuple[Normalizer, Float
 
 
 def optimiser_of(config: TrainConfig) -> optax.GradientTransformation:
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps, config.learning_rate * 0.01)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup, config.steps, config.learning_rate * 0.01
+    )
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay))
 
 
@@ -105,10 +113,10 @@ def train(
     optimiser = optimiser_of(config)
     importance = loss_weights(config, data.joints.shape[1])
 
-    def loss_of(weights, data, key):
+    def loss_of(weights, state, data, key):
         k_data, k_level, k_noise = jax.random.split(key, 3)
         vector, features = data.draw(k_data, config.batch)
-        z, c = normalizer.normalize(vector), (features - mean) / scale
+        z, c = state.normalizer.normalize(vector), (features - state.mean) / state.scale
         t = jax.random.randint(k_level, (config.batch,), 1, config.levels + 1) / config.levels
         noise = jax.random.normal(k_noise, z.shape)
         alpha, sigma = schedule.scales(t)
@@ -120,17 +128,27 @@ def train(
     @jax.jit
     def run_block(state: TrainState, data: GraspData, key):
         def one(state, i):
-            loss, gradient = jax.value_and_grad(loss_of)(state.weights, data, jax.random.fold_in(key, state.step))
+            loss, gradient = jax.value_and_grad(loss_of)(
+                state.weights, state, data, jax.random.fold_in(key, state.step)
+            )
             update, opt = optimiser.update(gradient, state.optimiser, state.weights)
             weights = optax.apply_updates(state.weights, update)
             decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
             average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, state.average, weights)
-            return TrainState(weights=weights, average=average, optimiser=opt, step=state.step + 1), loss
+            return replace(state, weights=weights, average=average, optimiser=opt, step=state.step + 1), loss
 
         state, losses = jax.lax.scan(one, state, jnp.arange(config.block))
         return state, losses.mean()
 
-    state = TrainState(weights=weights, average=weights, optimiser=optimiser.init(weights), step=jnp.zeros((), jnp.int32))
+    state = TrainState(
+        weights=weights,
+        average=weights,
+        optimiser=optimiser.init(weights),
+        step=jnp.zeros((), jnp.int32),
+        normalizer=normalizer,
+        mean=mean,
+        scale=scale,
+    )
     file = None if folder is None else Path(folder) / "checkpoint.npz"
     if file is not None and file.exists():
         state = _restore(state, file)
@@ -145,7 +163,7 @@ def train(
             _store(state, file)
     if file is not None:
         _store(state, file)
-    policy = policy_of(graph, state.average, schedule, normalizer, basis, mean, scale)
+    policy = policy_of(graph, state.average, schedule, state.normalizer, basis, state.mean, state.scale)
     return policy, int(state.step)
 
 
@@ -173,5 +191,7 @@ def _restore(state: TrainState, file: Path) -> TrainState:
     saved = np.load(file)
     leaves, structure = jax.tree.flatten(state)
     if len(saved.files) != len(leaves) or any(saved[str(i)].shape != leaf.shape for i, leaf in enumerate(leaves)):
-        raise ValueError(f"{file} does not fit this network and optimiser; give another folder, or remove it to start anew")
+        raise ValueError(
+            f"{file} does not fit this network and optimiser; give another folder, or remove it to start anew"
+        )
     return jax.tree.unflatten(structure, [jnp.asarray(saved[str(i)]) for i in range(len(leaves))])

@@ -24,7 +24,11 @@ REGULARISATION = 0.01
 
 
 def grasp_map(
-    points: Float[Array, "F 3"], normals: Float[Array, "F 3"], center: Float[Array, "3"], size: Float[Array, ""], friction: float
+    points: Float[Array, "F 3"],
+    normals: Float[Array, "F 3"],
+    center: Float[Array, "3"],
+    size: Float[Array, ""],
+    friction: float,
 ) -> Float[Array, "6 F*8"]:
     """Wrench of unit steps along the cone edges of every contact.
 
@@ -62,7 +66,11 @@ def _fill(p, upper, least, newton):
         free = jnp.sum((p + shift >= 0) & (p + shift < upper))
         gap = jnp.maximum(least - jnp.sum(value), 0)
         # With no free coordinate the next one comes in where p + shift = 0: jump there.
-        step = jnp.where(free > 0, gap / jnp.maximum(free, 1), jnp.where(gap > 0, -jnp.max(jnp.where(upper > 0, p + shift, -jnp.inf)) + 1e-6, 0))
+        step = jnp.where(
+            free > 0,
+            gap / jnp.maximum(free, 1),
+            jnp.where(gap > 0, -jnp.max(jnp.where(upper > 0, p + shift, -jnp.inf)) + 1e-6, 0),
+        )
         shift = shift + jnp.where(gap > 0, step, 0)
     return jnp.clip(p + shift, 0, upper)
 
