@@ -117,7 +117,7 @@ def trials(
         raise ValueError(f"which has shape {which.shape}; {n} grasps need ({n},)")
     if n and not (which.min() >= 0 and which.max() < len(targets)):
         raise ValueError(f"which ranges over {which.min()}..{which.max()}, but there are {len(targets)} objects")
-    place = Pose(position=np.zeros(3), rotation=np.eye(3)) if placement is None else placement
+    place = Pose.identity() if placement is None else placement
     place_position = np.broadcast_to(np.asarray(place.position, float), (n, 3))
     place_rotation = np.broadcast_to(np.asarray(place.rotation, float), (n, 3, 3))
 

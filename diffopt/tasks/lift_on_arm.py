@@ -57,6 +57,7 @@ class LiftProtocol:
       retreat: length of the approach [m]; its direction is the palm's normal, the fingers' direction, or straight down,
         whichever meets least on the way.
       openings: how much further than the pregrasp the fingers are opened for the approach [rad]; also chosen.
+      grip: factor on the plan's squeeze, because the planned one is for a force of 1 N and the object has its own weight.
       speed: share of the velocity limits that the commanded approach uses; it takes at least `approach` [s].
       approach, settle, close, squeeze, rise, hold: durations [s].
       lift: height of the wrist's path [m]. raised: height by which the object has to be raised [m].
@@ -74,6 +75,7 @@ class LiftProtocol:
     contact: Contact = field(default_factory=Contact)
     retreat: float = 0.06
     openings: tuple[float, ...] = (0.0, 0.3, 0.6)
+    grip: float = 2.0
     speed: float = 0.4
     approach: float = 1.0
     settle: float = 0.3

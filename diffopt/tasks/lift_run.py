@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def scene_model(trial: LiftTrial, protocol: LiftProtocol) -> mujoco.MjModel:
     """The compiled scene of a trial: robot, table and obstacles, and the object, with the protocol's settings."""
     spec = trial.robot.model_spec(trial.scene)
+    if trial.scene.object is None:
+        raise ValueError("the scene has no object to lift")
     trial.scene.object.add_to(spec, name="object", mass=None)
     set_options(spec, protocol.options)
     set_contact(spec, protocol.contact, hand=trial.robot.tool)
@@ -86,11 +88,13 @@ class Run:
         position, R = wrist_pose(model, data, arm, joints)
         grasp = self.trial.grasp
         off = np.linalg.norm(position - np.asarray(grasp.position, float))
-        self.reach_error = float(max(off, 0.1 * rotation_angle(R, np.asarray(grasp.rotation, float))))
+        self.reach_error = max(float(off), 0.1 * float(rotation_angle(R, np.asarray(grasp.rotation, float))))
         if self.reach_error > rules.reach:
             return None
         closed, offset = np.asarray(grasp.joints, float), np.asarray(grasp.squeeze, float)
-        pregrasp, grasped, squeezed = (np.clip(closed + s * offset, arm.hand_lower, arm.hand_upper) for s in (-1, 0, 1))
+        pregrasp, grasped, squeezed = (
+            np.clip(closed + s * offset, arm.hand_lower, arm.hand_upper) for s in (-1.0, 0.0, rules.grip)
+        )
         sense = np.where(offset == 0.0, 0.0, np.sign(offset))
         openings = [np.clip(pregrasp - a * sense, arm.hand_lower, arm.hand_upper) for a in rules.openings]
         directions = np.stack([R[:, 0], R[:, 2], np.array([0.0, 0.0, -1.0])])
@@ -100,7 +104,9 @@ class Run:
             return None
 
         travel = np.abs(np.diff(way.path, axis=0)).sum(0) / np.asarray(self.trial.robot.velocity, float)
-        n_approach = rules.checks(max(rules.approach, float(travel.max()) / rules.speed))
+        n_approach = rules.checks(
+            max(rules.approach, 1.5 * float(travel.max()) / rules.speed)
+        )  # 1.5: its peak over its mean
         q_arm = [_resample(way.path, n_approach)]
         q_hand = [np.tile(way.fingers, (n_approach, 1))]
         stages = (
@@ -193,7 +199,8 @@ class Run:
 
 
 def _resample(path: Float[np.ndarray, "P J"], n: int) -> Float[np.ndarray, "n J"]:
-    """`n` points evenly along the knots of a path, the last included and the first not."""
+    """`n` points along the knots of a path, the last included and the first not; at rest at both ends (cubic in time)."""
     knots = np.linspace(0.0, 1.0, len(path)) if len(path) > 1 else np.zeros(1)
-    at = np.arange(1, n + 1) / n
+    time = np.arange(1, n + 1) / n
+    at = time * time * (3.0 - 2.0 * time)
     return np.stack([np.interp(at, knots, column) for column in path.T], axis=1)
