@@ -94,39 +94,50 @@ class Correction:
         warm = jax.vmap(lambda z: solver.cold(self._problem, z, (c, jnp.ones(()))))(z)
         return Tracks(z=z, warm=warm)
 
-    def __call__(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, judge: bool = False) -> Corrected:
-        """Correct the reference c from the tracks.
-
-        Args:
-          weight: w; what moving by one standard deviation costs against a violation of one tolerance.
-          judge: choose by the set's own verdict, nearest satisfied first, instead of by the solver's merit.
-        """
-        z = tracks.z if self.eliminated else tracks.z | {"x": jnp.broadcast_to(c, tracks.z["x"].shape)}
+    def step(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0) -> tuple[Tracks, SolverResult]:
+        """One call of the solver on every track for the reference c, from where the tracks are."""
         args = (c, jnp.asarray(weight, c.dtype))
-        result: SolverResult = jax.vmap(lambda z, warm: solver(self._problem, z, args, warm))(z, tracks.warm)
-        x = jax.vmap(lambda z: self._vector(z, c))(result.z)
-        aux = {name: value for name, value in result.z.items() if name != "x"}
+        result = jax.vmap(lambda z, warm: solver(self._problem, z, args, warm))(tracks.z, tracks.warm)
+        return Tracks(z=result.z, warm=result.warm), result
+
+    def __call__(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0) -> Corrected:
+        """Correct c by one call of the solver; of the tracks the one that the solver thinks best is chosen."""
+        if not self.eliminated:
+            tracks = replace(tracks, z=tracks.z | {"x": jnp.broadcast_to(c, tracks.z["x"].shape)})
+        tracks, result = self.step(c, tracks, solver, weight)
+        merit = result.cost / jnp.asarray(weight) ** 2 + 10 * (result.eq_violation + result.ineq_violation)
+        x = jax.vmap(lambda z: self._vector(z, c))(tracks.z)
+        return self._choose(x, tracks, result, merit, jnp.zeros(merit.shape, bool))
+
+    def settle(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, steps: int) -> Corrected:
+        """Correct c by `steps` calls of the solver; the set itself judges, and the nearest satisfied track is chosen."""
+
+        def body(tracks: Tracks, _: None) -> tuple[Tracks, SolverResult]:
+            return self.step(c, tracks, solver, weight)
+
+        tracks, results = jax.lax.scan(body, tracks, length=steps)
+        result = jax.tree.map(lambda leaf: leaf[-1], results)
+        x = jax.vmap(lambda z: self._vector(z, c))(tracks.z)
+
+        def judge(x: Float[Array, "n"], z: dict[str, Array]) -> Bool[Array, ""]:
+            return self.constraints.report(self.policy.decode(x), _auxiliary(z), self.policy.context).satisfied
+
+        satisfied = jax.vmap(judge)(x, tracks.z)
         violation = result.eq_violation + result.ineq_violation
-        satisfied = jnp.zeros(violation.shape, bool)
-        merit = result.cost / args[1] ** 2 + 10 * violation
-        if judge:
-            satisfied = jax.vmap(lambda x, aux: self.constraints.report(self.policy.decode(x), aux, self.policy.context).satisfied)(x, aux)
-            merit = jnp.where(satisfied, jnp.sum((x - c) ** 2, axis=-1), 1e6 * (1 + violation))
+        merit = jnp.where(satisfied, jnp.sum((x - c) ** 2, axis=-1), 1e6 * (1 + violation))
+        corrected = self._choose(x, tracks, result, merit, satisfied)
+        return replace(corrected, iterations=jnp.sum(results.iterations))
+
+    def _choose(self, x, tracks: Tracks, result: SolverResult, merit, satisfied) -> Corrected:
         best = jnp.argmin(jnp.where(jnp.isfinite(merit), merit, jnp.inf))
         return Corrected(
             x=x[best],
-            aux=jax.tree.map(lambda values: values[best], aux),
-            tracks=Tracks(z=result.z, warm=result.warm),
+            aux=_auxiliary(jax.tree.map(lambda values: values[best], tracks.z)),
+            tracks=tracks,
             satisfied=satisfied[best],
             settled=result.status[best] != Status.iteration_limit,
             iterations=jnp.sum(result.iterations),
         )
-
-    def realising(self, x: Float[Array, "n"], solver: Solver) -> Corrected:
-        """The auxiliary unknowns that realise the plan of x best, the plan itself untouched."""
-        corrected = self(x, self.start(x, solver), solver, judge=True)
-        report = self.constraints.report(self.policy.decode(x), corrected.aux, self.policy.context)
-        return replace(corrected, x=x, satisfied=report.satisfied)
 
     @property
     def _problem(self) -> Problem:
@@ -139,7 +150,7 @@ class Correction:
         )
 
     def _plan(self, z, c) -> tuple[Any, dict[str, Array]]:
-        aux = {name: value for name, value in z.items() if name != "x"}
+        aux = _auxiliary(z)
         plan = self.policy.decode(c if self.eliminated else z["x"])
         return (self.constraints.realise(plan, aux, self.policy.context) if self.eliminated else plan), aux
 
@@ -198,6 +209,11 @@ class Correction:
                     jnp.concatenate([scale(k, J.T).T for k, (_, J) in pairs]),
                 )
         return Terms(values, both["eq"][0], both["ineq"][0]), Terms(jacobian, both["eq"][1], both["ineq"][1])
+
+
+def _auxiliary(z: dict[str, Array]) -> dict[str, Array]:
+    """The unknowns that are not the plan's vector."""
+    return {name: value for name, value in z.items() if name != "x"}
 
 
 def scale(constraint: Constraint, rows: Float[Array, "... m"]) -> Float[Array, "... m"]:

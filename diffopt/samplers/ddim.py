@@ -15,7 +15,10 @@ from diffopt.constraints import ConstraintSet
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats, unconstrained
 from diffopt.samplers.correction import Correction
-from diffopt.solvers import AugmentedLagrangian
+from diffopt.solvers import RealTimeIteration
+
+
+EXACT = 100.0  # weight of the plan against the constraints, where the plan is not to be changed
 
 
 @jax.tree_util.register_dataclass
@@ -24,15 +27,15 @@ class DDIM:
     """DDPM with eta = 1, DDIM with eta = 0, Euler's method on the flow path.
 
     Attributes:
-      tracks, iterations: of the inverse kinematics that realises the plan, where a constraint asks for joints.
+      tracks, steps: of the inverse kinematics that realises the plan, where a constraint asks for joints.
     """
 
     tracks: int = field(default=4, metadata=dict(static=True))
-    iterations: int = field(default=20, metadata=dict(static=True))
+    steps: int = field(default=16, metadata=dict(static=True))
 
     def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: None = None) -> Draw:
         x, energy = unconstrained(process, key)
-        aux, iterations = realise(process, constraints, x, tracks=self.tracks, iterations=self.iterations)
+        aux, iterations = realise(process, constraints, x, tracks=self.tracks, steps=self.steps)
         return Draw(
             x=x,
             aux=aux,
@@ -42,11 +45,11 @@ class DDIM:
         )
 
 
-def realise(process, constraints, x, *, tracks: int, iterations: int):
+def realise(process, constraints, x, *, tracks: int, steps: int):
     """Auxiliary unknowns for a vector that is not to be changed, and the solver's iterations; nothing to do without any."""
     if not constraints.auxiliary(process.policy.decode(x), process.policy.context):
         return {}, 0
     correction = Correction(policy=process.policy, constraints=constraints, tracks=tracks)
-    solver = AugmentedLagrangian(inner=iterations, outer=1)
-    corrected = correction(x, correction.start(x, solver), solver, 30.0, judge=False)
+    solver = RealTimeIteration()
+    corrected = correction.settle(x, correction.start(x, solver), solver, EXACT, steps=steps)
     return corrected.aux, corrected.iterations

@@ -29,9 +29,9 @@ from jaxtyping import Array
 from diffopt.constraints import ConstraintSet
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats
-from diffopt.samplers.ddim import DDIM
 from diffopt.samplers.correction import Correction, Tracks
-from diffopt.solvers import AugmentedLagrangian, GaussNewton, Solver
+from diffopt.samplers.ddim import DDIM
+from diffopt.solvers import RealTimeIteration, Solver
 
 Anchor = Literal["sampled", "zero"]
 Constrain = Literal["lookahead", "current", "next"]
@@ -47,18 +47,17 @@ class OGD:
       hard: multipliers (augmented Lagrangian) or the least-squares relaxation, whose answer is differentiable.
       share: at which share of the levels, counted from the end, it is solved.
       tracks: starting points that are carried along.
-      iterations: Gauss-Newton steps per track and level; one multiplier update per level.
-      terminal_iterations, terminal_rounds: steps per update and updates of the terminal correction.
+      penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
+      terminal: Gauss-Newton steps of the terminal correction; at a level it is one per track.
     """
 
     anchor: Anchor = field(default="sampled", metadata=dict(static=True))
     constrain: Constrain = field(default="lookahead", metadata=dict(static=True))
     hard: bool = field(default=True, metadata=dict(static=True))
     share: float = field(default=0.5, metadata=dict(static=True))
-    tracks: int = field(default=4, metadata=dict(static=True))
-    iterations: int = field(default=1, metadata=dict(static=True))
-    terminal_iterations: int = field(default=4, metadata=dict(static=True))
-    terminal_rounds: int = field(default=3, metadata=dict(static=True))
+    tracks: int = field(default=2, metadata=dict(static=True))
+    penalty: float | Array = 10.0
+    terminal: int = field(default=6, metadata=dict(static=True))
 
     def __post_init__(self):
         if self.anchor not in ("sampled", "zero"):
@@ -83,7 +82,7 @@ class OGD:
 
         x, energy_before = jax.lax.scan(plain, process.prior(init_key), (levels[:free], noise[:free]))
         correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks)
-        solver = self._solver(self.iterations, 1)
+        solver = RealTimeIteration(penalty=self.penalty, hard=self.hard)
         tracks = warm
         if tracks is None:
             first = process.clean(x, levels[min(free, process.count - 1)]) if solved else x
@@ -96,7 +95,7 @@ class OGD:
             return (x, tracks), (energy, iterations)
 
         (x, tracks), (energy, iterations) = jax.lax.scan(body, (x, tracks), (levels[free:], noise[free:]))
-        end = correction(x, tracks, self._solver(self.terminal_iterations, self.terminal_rounds), judge=True)
+        end = correction.settle(x, tracks, solver, steps=self.terminal)
         return Draw(
             x=end.x,
             aux=end.aux,
@@ -128,8 +127,3 @@ class OGD:
         move = gain * (corrected.x - reference)
         control = jnp.where(std > 0, anchor + move / jnp.maximum(std, 1e-6), 0.0)
         return anchored + move, corrected.tracks, 0.5 * jnp.sum(control**2), corrected.iterations
-
-    def _solver(self, iterations: int, rounds: int) -> Solver:
-        if self.hard:
-            return AugmentedLagrangian(inner=iterations, outer=rounds)
-        return GaussNewton(iterations=iterations * rounds)

@@ -16,7 +16,7 @@ from diffopt.constraints import ConstraintSet
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats, unconstrained
 from diffopt.samplers.correction import Correction
-from diffopt.solvers import AugmentedLagrangian
+from diffopt.solvers import RealTimeIteration
 
 
 @jax.tree_util.register_dataclass
@@ -26,20 +26,19 @@ class Snap:
 
     Attributes:
       tracks: starting points.
-      iterations, rounds: Gauss-Newton steps per multiplier update, and updates.
+      steps: Gauss-Newton steps, each with an update of the multipliers.
     """
 
     tracks: int = field(default=4, metadata=dict(static=True))
-    iterations: int = field(default=6, metadata=dict(static=True))
-    rounds: int = field(default=4, metadata=dict(static=True))
+    steps: int = field(default=16, metadata=dict(static=True))
 
     def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: None = None) -> Draw:
         x, energy = unconstrained(process, key)
         if not constraints:
             return Draw(x=x, aux={}, settled=jnp.asarray(True), stats=stats(evaluations=process.count, control_energy=energy), warm=None)
-        solver = AugmentedLagrangian(inner=self.iterations, outer=self.rounds)
+        solver = RealTimeIteration()
         correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks)
-        corrected = correction(x, correction.start(x, solver), solver, judge=True)
+        corrected = correction.settle(x, correction.start(x, solver), solver, steps=self.steps)
         return Draw(
             x=corrected.x,
             aux=corrected.aux,

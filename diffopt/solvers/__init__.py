@@ -3,5 +3,6 @@
 from diffopt.solvers.augmented_lagrangian import AugmentedLagrangian
 from diffopt.solvers.base import Problem, Solver, SolverResult, Status, Terms, Warm
 from diffopt.solvers.gauss_newton import GaussNewton
+from diffopt.solvers.real_time import RealTimeIteration
 
-__all__ = ["AugmentedLagrangian", "GaussNewton", "Problem", "Solver", "SolverResult", "Status", "Terms", "Warm"]
+__all__ = ["AugmentedLagrangian", "GaussNewton", "Problem", "RealTimeIteration", "Solver", "SolverResult", "Status", "Terms", "Warm"]

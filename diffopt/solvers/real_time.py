@@ -1,0 +1,96 @@
+"""One Gauss-Newton step per problem, for a sequence of problems that change slowly.
+
+Model-predictive control solves at every sample time a problem that is close to the last one, and takes a single linearisation and a single step
+for it (the real-time iteration; Diehl, Bock & Schloeder 2005, SIAM J. Control Optim. 43:1714). The levels of a sampler are such a sequence. With
+the augmented Lagrangian of `augmented_lagrangian`, values v and Jacobian J at x,
+
+    x+ = x + p,   p from the damped, bounded Gauss-Newton equations,   v+ = v + J p,   mu+ = max(0, mu + rho v+),   lam+ = lam + rho v+.
+
+Nothing is evaluated at x+: cost and violations of the result are those that the linearisation predicts, and its status says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffopt.solvers.base import Args, Problem, SolverResult, Status, Unknown, Warm, flatten
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class RealTimeIteration:
+    """See the module's docstring. A step that is not finite is not taken; bounds are kept by clipping it.
+
+    Attributes:
+      penalty: rho.
+      damping: relative to diag A.
+      longest: largest change of any unknown in one step, in its units.
+      tolerance: on the violations, and on the step relative to 1 + max |x|, for a status of converged.
+      hard: whether multipliers are updated; without, each problem is the least-squares relaxation, eq and ineq weighted by rho.
+    """
+
+    penalty: float | Float[Array, ""] = 10.0
+    damping: float | Float[Array, ""] = 1e-2
+    longest: float | Float[Array, ""] = 0.5
+    tolerance: float | Float[Array, ""] = 1e-3
+    hard: bool = field(default=True, metadata=dict(static=True))
+
+    def cold(self, problem: Problem, z: Unknown, args: Args = None) -> Warm:
+        flat = flatten(problem, z, args)
+        _, e, i = flat.sizes
+        dtype = flat.x.dtype
+        return Warm(
+            eq_multiplier=jnp.zeros(e, dtype),
+            ineq_multiplier=jnp.zeros(i, dtype),
+            penalty=jnp.asarray(self.penalty, dtype),
+            damping=jnp.asarray(self.damping, dtype),
+        )
+
+    def __call__(self, problem: Problem, z: Unknown, args: Args = None, warm: Warm | None = None) -> SolverResult:
+        flat = flatten(problem, z, args)
+        warm = self.cold(problem, z, args) if warm is None else warm
+        x = jnp.clip(flat.x, flat.lower, flat.upper)
+        values, jacobian = flat.linearize(x)
+        terms = flat.split(values)
+        root = jnp.sqrt(warm.penalty)
+        residual = jnp.concatenate(
+            [
+                terms.cost,
+                root * (terms.eq + warm.eq_multiplier / warm.penalty),
+                root * jnp.maximum(terms.ineq + warm.ineq_multiplier / warm.penalty, 0),
+            ]
+        )
+        weight = jnp.where(flat.is_ineq, jnp.where(residual > 0, root, 0.0), jnp.where(flat.is_eq, root, 1.0))
+        weighted = jacobian * weight
+        A, g = weighted @ weighted.T, weighted @ residual
+        diagonal = jnp.diagonal(A)
+        ridge = self.damping * jnp.maximum(diagonal, 1e-3 * jnp.max(diagonal)) + 1e-9
+        step = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(A + jnp.diag(ridge)), True), g)
+        step = step * jnp.minimum(1.0, self.longest / jnp.maximum(jnp.max(jnp.abs(step)), 1e-12))
+        finite = jnp.all(jnp.isfinite(step))
+        step = jnp.clip(x + jnp.where(finite, step, 0.0), flat.lower, flat.upper) - x
+        ahead = flat.split(values + step @ jacobian)
+        eq_violation = jnp.max(jnp.abs(ahead.eq), initial=0.0)
+        ineq_violation = jnp.max(ahead.ineq, initial=0.0)
+        still = jnp.max(jnp.abs(step)) <= self.tolerance * (1 + jnp.max(jnp.abs(x)))
+        kept = jnp.maximum(eq_violation, ineq_violation) <= self.tolerance
+        status = jnp.where(still, jnp.where(kept, Status.converged, Status.infeasible), Status.iteration_limit)
+        if self.hard:
+            warm = replace(
+                warm,
+                eq_multiplier=warm.eq_multiplier + warm.penalty * ahead.eq,
+                ineq_multiplier=jnp.maximum(warm.ineq_multiplier + warm.penalty * ahead.ineq, 0),
+            )
+        return SolverResult(
+            z=flat.unravel(x + step),
+            status=jnp.where(finite, status, Status.nonfinite),
+            iterations=jnp.ones((), jnp.int32),
+            cost=0.5 * jnp.sum(ahead.cost**2),
+            eq_violation=eq_violation,
+            ineq_violation=ineq_violation,
+            warm=warm,
+        )
