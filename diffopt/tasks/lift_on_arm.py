@@ -58,8 +58,9 @@ class LiftProtocol:
         whichever meets least on the way.
       openings: how much further than the pregrasp the fingers are opened for the approach [rad]; also chosen.
       grip: factor on the plan's squeeze, because the planned one is for a force of 1 N and the object has its own weight.
-      speed: share of the velocity limits that the commanded approach uses; it takes at least `approach` [s].
-      approach, settle, close, squeeze, rise, hold: durations [s].
+      speed: share of the velocity limits that the commanded approach and rise use, for which they are slowed down.
+      approach, settle, close, squeeze, rise, hold: durations [s], those of approach and rise being the least.
+      slowest: most that either of them takes [s].
       lift: height of the wrist's path [m]. raised: height by which the object has to be raised [m].
       displacement, rotation: how far the object may move in the palm's frame [m], [rad].
       reach: largest distance between the wrist at the planned joints and the planned wrist [m]; a radian counts 0.1 m.
@@ -83,6 +84,7 @@ class LiftProtocol:
     squeeze: float = 0.4
     rise: float = 1.0
     hold: float = 1.0
+    slowest: float = 4.0
     lift: float = 0.1
     raised: float = 0.08
     displacement: float = 0.05

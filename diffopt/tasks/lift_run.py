@@ -103,10 +103,7 @@ class Run:
         if way is None or error > 0.01:
             return None
 
-        travel = np.abs(np.diff(way.path, axis=0)).sum(0) / np.asarray(self.trial.robot.velocity, float)
-        n_approach = rules.checks(
-            max(rules.approach, 1.5 * float(travel.max()) / rules.speed)
-        )  # 1.5: its peak over its mean
+        n_approach = self._checks(way.path, rules.approach)
         q_arm = [_resample(way.path, n_approach)]
         q_hand = [np.tile(way.fingers, (n_approach, 1))]
         stages = (
@@ -119,14 +116,21 @@ class Run:
             q_arm.append(np.tile(joints, (n, 1)))
             q_hand.append(_resample(np.stack([start, end]), n))
         n_closed = sum(map(len, q_arm))
-        for path, duration in ((rise, rules.rise), (rise[-1:], rules.hold)):
-            n = rules.checks(duration)
+        for path, n in ((rise, self._checks(rise, rules.rise)), (rise[-1:], rules.checks(rules.hold))):
             q_arm.append(_resample(path, n))
             q_hand.append(np.tile(squeezed, (n, 1)))
         targets = np.zeros((sum(map(len, q_arm)), model.nu))
         targets[:, arm.servos], targets[:, arm.hand_servos] = np.concatenate(q_arm), np.concatenate(q_hand)
         data.qpos[arm.joints], data.qpos[arm.hand_joints] = way.path[0], way.fingers
         return targets, n_closed
+
+    def _checks(self, path: np.ndarray, least: float) -> int:
+        """Number of checks that a path takes: at least `least` [s], and slow enough for the fastest joint, to a point."""
+        velocity = np.asarray(self.trial.robot.velocity, float)
+        mean = float((np.abs(np.diff(path, axis=0)) / velocity).max()) * (len(path) - 1)
+        return self.rules.checks(
+            min(max(least, 1.5 * mean / self.rules.speed), self.rules.slowest)
+        )  # 1.5: peak over mean
 
     def _simulate(self, targets: np.ndarray, n_closed: int) -> None:
         import mujoco
