@@ -54,12 +54,13 @@ def test_floating_allegro():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_engines_agree_on_the_allegro(record_property):
-    """Sixteen perturbed grasps of a block and a longer one: MJX decides as C does but for chaotic cases."""
+    """Eight perturbed grasps of a block and a longer one: MJX decides as C does but for chaotic cases."""
     rng = np.random.default_rng(0)
     hand = FloatingHand.load("allegro")
     longer = replace(BLOCK, parts=(Part(kind="box", size=(0.05, 0.075, 0.022)),))
-    n = 16
+    n = 8
     shift, curl, thumb = rng.normal(size=(n, 3)) * 0.006, rng.normal(size=n) * 0.08, rng.normal(size=n) * 0.08
     grasps = _batch(
         *(
