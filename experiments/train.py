@@ -68,7 +68,7 @@ def main(cfg: DictConfig) -> None:
     policy, steps = train(data, basis, config, Path(cfg.folder), report, deadline=60 * cfg.minutes)
     card = dict(
         data=about,
-        training=dict(steps=steps, **values["train"]),
+        training=values["train"] | dict(steps_done=steps),
         command=" ".join(["python -m experiments.train", *sys.argv[1:]]),
         versions=versions(),
         device=f"{jax.devices()[0].device_kind} ({jax.default_backend()})",

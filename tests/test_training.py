@@ -31,6 +31,8 @@ def made_up(n=64) -> GraspData:
         features=jnp.asarray(object_features(OBJECTS, BASIS, views=2)),
         symmetries=jnp.asarray(np.stack([np.resize(np.stack(o.symmetries), (4, 3, 3)) for o in OBJECTS]), jnp.float32),
         revolution=jnp.asarray([o.axis_symmetric for o in OBJECTS]),
+        first=jnp.zeros(1, jnp.int32),
+        count=jnp.full(1, n, jnp.int32),
     )
 
 

@@ -108,48 +108,48 @@ def perturbed(grasp: Grasp, noise: tuple[float, float, float], rng: np.random.Ge
 
 
 def make_shard(
-    index: int, seed: int, config: ShardConfig, run: Synthesiser, folder: Path, versions: dict, threads: int | None = 1
+    index: int,
+    seed: int,
+    config: ShardConfig,
+    propose: Callable,
+    folder: Path,
+    versions: dict,
+    threads: int | None = 1,
+    source: str = "synthesis",
 ) -> dict:
-    """Synthesise, validate and write shard `index`; returns its statistics."""
+    """Propose grasps for the objects of shard `index`, try them in physics, write those that pass; returns statistics.
+
+    Args:
+      propose: called with objects, whether they are superquadrics, and a key; returns the candidates' grasps, the object's index of
+        each, and how many starts they came from.
+    """
     from diffopt.physics import load_engine
     from diffopt.tasks.floating_grasp import FloatingHand, evaluate
 
     began = time.perf_counter()
     targets, quadric = shard_objects(index, seed, config.targets)
-    found = run(targets, quadric, jax.random.fold_in(jax.random.key(seed), index))
-    synthesised = time.perf_counter()
-    chosen = candidates(found, config)
-    which = chosen // config.starts
-    hand, engine = FloatingHand.load("allegro"), load_engine("c", threads=threads)
-    grasps = take(found.grasp, chosen)
+    grasps, which, starts = propose(targets, quadric, jax.random.fold_in(jax.random.key(seed), index))
+    proposed = time.perf_counter()
     noisy = perturbed(grasps, config.noise, np.random.default_rng([seed, index]))
-    outcome = evaluate(hand, targets, noisy, which, protocol=config.protocol, engine=engine)
+    outcome = evaluate(
+        FloatingHand.load("allegro"), targets, noisy, which, config.protocol, load_engine("c", threads=threads)
+    )
     passed = np.flatnonzero(outcome.success)
-    ended = time.perf_counter()
     stats = dict(
         index=index,
         seed=seed,
         objects=len(targets),
-        starts=len(found.balance),
-        tried=len(chosen),
+        starts=starts,
+        tried=len(which),
         passed=len(passed),
-        synthesis_s=round(synthesised - began, 2),
-        physics_s=round(ended - synthesised, 2),
+        proposal_s=round(proposed - began, 2),
+        physics_s=round(time.perf_counter() - proposed, 2),
     )
-    rows = chosen[passed]
-    about = dict(format=FORMAT, **stats, config=dataclasses.asdict(config), quadric=quadric, versions=versions)
+    about = dict(
+        format=FORMAT, source=source, **stats, config=dataclasses.asdict(config), quadric=quadric, versions=versions
+    )
     temporary = folder / f".shard_{seed}_{index:05d}.tmp.npz"
-    np.savez(
-        temporary,
-        position=found.grasp.position[rows],
-        rotation=found.grasp.rotation[rows],
-        joints=found.grasp.joints[rows],
-        squeeze=found.grasp.squeeze[rows],
-        which=which[passed],
-        active=found.active[rows],
-        balance=found.balance[rows],
-        about=json.dumps(about),
-    )
+    np.savez(temporary, **vars(take(grasps, passed)), which=which[passed], about=json.dumps(about))
     temporary.rename(folder / f"shard_{seed}_{index:05d}.npz")
     return stats
 
@@ -162,10 +162,42 @@ def make_shards(
     versions: dict,
     report: Callable[[dict], None],
     threads: int | None = 1,
+    policy: str | Path | None = None,
 ) -> None:
-    """Write shards 0..count-1 of `seed` into `folder`; those already there are kept."""
+    """Write shards 0..count-1 of `seed` into `folder`; those already there are kept.
+
+    With a `policy` (name or path of a card), candidates are its samples instead of synthesised grasps: those that pass teach the
+    next prior what this one can hit.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    run = Synthesiser(allegro(), config)
+    propose = from_synthesis(config) if policy is None else from_policy(policy, config)
+    source = "synthesis" if policy is None else f"samples of {Path(policy).stem}"
     for index in range(count):
         if not (folder / f"shard_{seed}_{index:05d}.npz").exists():
-            report(make_shard(index, seed, config, run, folder, versions, threads))
+            report(make_shard(index, seed, config, propose, folder, versions, threads, source))
+
+
+def from_synthesis(config: ShardConfig) -> Callable:
+    """Candidates by optimisation, as `make_shard` takes them."""
+    run = Synthesiser(allegro(), config)
+
+    def propose(targets, quadric, key):
+        found = run(targets, quadric, key)
+        chosen = candidates(found, config)
+        return take(found.grasp, chosen), chosen // config.starts, len(found.balance)
+
+    return propose
+
+
+def from_policy(name: str | Path, config: ShardConfig) -> Callable:
+    """Candidates by plain DDIM from a grasp prior, as `make_shard` takes them."""
+    from diffopt.policies import checkpoint
+    from diffopt.training.quality import sample_floating
+
+    policy = checkpoint.load(name)
+
+    def propose(targets, quadric, key):
+        grasps, which = sample_floating(policy, targets, config.starts, key)
+        return grasps, which, len(which)
+
+    return propose

@@ -37,6 +37,7 @@ class GraspData:
       features: basis-point distances [m] of each object, for each view.
       symmetries: rotation matrices, padded by repetition.
       revolution: whether the object is a body of revolution about z.
+      first, count: rows of each object's grasps (those of one object stand together); objects without grasps are left out.
     """
 
     position: Float[Array, "N 3"]
@@ -47,14 +48,23 @@ class GraspData:
     features: Float[Array, "M V B"]
     symmetries: Float[Array, "M 4 3 3"]
     revolution: Bool[Array, "M"]
+    first: Int[Array, "K"]
+    count: Int[Array, "K"]
 
     def __len__(self) -> int:
         return self.which.shape[0]
 
     def draw(self, key, n: int) -> tuple[Float[Array, "n dim"], Float[Array, "n B"]]:
-        """`n` random grasp vectors (laid out as in `diffopt.plans.GraspSpec`), randomly turned, and features of their objects."""
-        k_row, k_view, k_symmetry, k_angle = jax.random.split(key, 4)
-        row = jax.random.randint(k_row, (n,), 0, len(self))
+        """`n` random grasp vectors (laid out as in `diffopt.plans.GraspSpec`), randomly turned, and features of their objects.
+
+        Half are drawn uniformly from all grasps; the others from an object drawn first, so that objects with few grasps count too.
+        """
+        k_row, k_object, k_half, k_view, k_symmetry, k_angle = jax.random.split(key, 6)
+        owner = jax.random.randint(k_object, (n,), 0, self.first.shape[0])
+        share = jax.random.uniform(k_row, (n,))
+        within = self.first[owner] + (share * self.count[owner]).astype(jnp.int32)
+        any_row = jnp.minimum((share * len(self)).astype(jnp.int32), len(self) - 1)
+        row = jnp.where(jax.random.bernoulli(k_half, shape=(n,)), any_row, within)
         which = self.which[row]
         S = self.symmetries[which, jax.random.randint(k_symmetry, (n,), 0, _MOST_SYMMETRIES)]
         angle = jnp.where(self.revolution[which], jax.random.uniform(k_angle, (n,), maxval=2 * jnp.pi), 0.0)
@@ -103,7 +113,7 @@ def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"]) -> tuple[Gras
         raise FileNotFoundError(f"no shards in {folder}; make some: python -m experiments.synthesize folder={folder}")
     columns: dict[str, list] = {name: [] for name in ("position", "rotation", "joints", "squeeze", "which")}
     objects: list[GraspObject] = []
-    protocols, versions, tried = set(), {}, 0
+    protocols, versions, tried, sources = set(), {}, 0, {}
     for path in paths:
         shard = np.load(path)
         about = json.loads(str(shard["about"]))
@@ -113,7 +123,12 @@ def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"]) -> tuple[Gras
         protocols.add(about["config"]["protocol"])
         versions = about["versions"]
         tried += about["starts"]
+        source = about.get("source", "synthesis")
+        sources[source] = sources.get(source, 0) + len(shard["which"])
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+    order = np.argsort(arrays["which"], kind="stable")
+    arrays = {name: a[order] for name, a in arrays.items()}
+    _, first, count = np.unique(arrays["which"], return_index=True, return_counts=True)
     identity = [np.eye(3)]
     symmetries = np.stack(
         [np.resize(np.stack(list(o.symmetries) or identity), (_MOST_SYMMETRIES, 3, 3)) for o in objects]
@@ -123,10 +138,13 @@ def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"]) -> tuple[Gras
         features=jnp.asarray(object_features(objects, basis)),
         symmetries=jnp.asarray(symmetries, jnp.float32),
         revolution=jnp.asarray([o.axis_symmetric for o in objects]),
+        first=jnp.asarray(first, jnp.int32),
+        count=jnp.asarray(count, jnp.int32),
     )
     about = dict(
         grasps=len(data),
-        objects=len(np.unique(arrays["which"])),
+        objects=len(first),
+        sources=sources,
         starts=tried,
         shards=len(paths),
         protocols=sorted(protocols),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,25 +31,22 @@ def sample_floating(
     points = jnp.asarray(np.stack([o.surface(POINTS)[0] for o in objects]), jnp.float32)
     keys = jax.random.split(key, (len(objects), each))
 
-    @jax.jit
-    def run(policy, points, keys):
-        def one_object(points, keys):
-            bound = policy.given(Target(points=points, pose=Pose.identity()))
-            process = ReverseProcess.of(bound, count=levels, eta=eta, rho=rho)
+    out = _run(policy, points, keys, levels, eta, rho)
+    return jax.tree.map(lambda a: np.asarray(a).reshape((-1, *a.shape[2:])), out), np.repeat(
+        np.arange(len(objects)), each
+    )
 
-            def one(key):
-                first, rest = jax.random.split(key)
-                noise = jax.random.normal(rest, (levels, process.dim))
 
-                def body(x, k):
-                    return process.step(x, noise[k - 1], k), None
+@partial(jax.jit, static_argnames=("levels", "eta", "rho"))
+def _run(policy: Policy, points, keys, levels: int, eta: float, rho: float) -> Grasp:
+    def one_object(points, keys):
+        bound = policy.given(Target(points=points, pose=Pose.identity()))
+        process = ReverseProcess.of(bound, count=levels, eta=eta, rho=rho)
 
-                x, _ = jax.lax.scan(body, process.prior(first), jnp.arange(levels, 0, -1))
-                return bound.decode(x)
+        def one(key):
+            first, rest = jax.random.split(key)
+            return bound.decode(process.rollout(process.prior(first), jax.random.normal(rest, (levels, process.dim))))
 
-            return jax.vmap(one)(keys)
+        return jax.vmap(one)(keys)
 
-        return jax.vmap(one_object)(points, keys)
-
-    grasps = jax.tree.map(lambda a: np.asarray(a).reshape((-1, *a.shape[2:])), run(policy, points, keys))
-    return grasps, np.repeat(np.arange(len(objects)), each)
+    return jax.vmap(one_object)(points, keys)
