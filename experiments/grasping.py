@@ -6,9 +6,11 @@ instances, constraints, policy and keys; one plan per instance is returned, judg
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,9 +19,10 @@ import numpy as np
 
 import diffopt
 from diffopt.evaluation.judge import Judge
+from diffopt.evaluation.statistics import wilson
 from diffopt.samplers import Sampler
 from diffopt.scenes import Scene, objects, random_base, random_tabletop
-from diffopt.tasks.lift_on_arm import LiftTrial, evaluate
+from diffopt.tasks import floating_grasp, lift_on_arm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +33,14 @@ class Instance:
     robot: diffopt.Embodiment
 
 
-def instances(robot: diffopt.Embodiment, count: int, seed: int, difficulty: str) -> list[Instance]:
-    """`count` instances, each with an object of its own."""
+def instances(
+    robot: diffopt.Embodiment, count: int, seed: int, difficulty: str, numbers: Sequence[int] | None = None
+) -> list[Instance]:
+    """`count` instances, each with an object of its own; or those at some `numbers` among them."""
     out = []
-    for i, target in enumerate(objects.held_out(count, seed)):
+    targets = objects.held_out(count, seed)
+    for i in range(count) if numbers is None else numbers:
+        target = targets[i]
         scene_key, base_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
         scene = random_tabletop(scene_key, target, difficulty)
         out.append(Instance(scene=scene, robot=robot.at(random_base(base_key, scene, difficulty))))
@@ -55,11 +62,19 @@ class Drawn:
     compile_seconds: float
 
 
-def draw(policy: diffopt.policies.Policy, problems: Sequence[Instance], sampler: Sampler, *, key: int, levels: int) -> Drawn:
-    """One plan per instance."""
+def draw(
+    policy: diffopt.policies.Policy,
+    problems: Sequence[Instance],
+    sampler: Sampler,
+    *,
+    seed: int,
+    numbers: Sequence[int],
+    levels: int,
+) -> Drawn:
+    """One plan per instance; `numbers` say which key each gets, so that all samplers get the same."""
     targets = _stack([p.scene.target for p in problems])
     constraints = _stack([p.robot.constraints | p.scene.constraints for p in problems])
-    keys = jax.random.split(jax.random.key(key), len(problems))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(list(numbers)))
 
     @jax.jit
     def run(policy, targets, constraints, keys):
@@ -81,28 +96,130 @@ def draw(policy: diffopt.policies.Policy, problems: Sequence[Instance], sampler:
     return Drawn(solution=solution, seconds=float(np.median(seconds)), compile_seconds=compiled)
 
 
-def judge(problems: Sequence[Instance], solution: diffopt.Solution) -> list[bool]:
+def judge(problems: Sequence[Instance], solution: diffopt.Solution) -> np.ndarray:
     """Whether each plan is kinematically feasible, by C MuJoCo."""
-    grasps, joints = jax.tree.map(np.asarray, (solution.plans, solution.joints))
-    return [
-        Judge.of(p.robot, p.scene)(jax.tree.map(lambda leaf, i=i: leaf[i], grasps), joints[i]).feasible
-        for i, p in enumerate(problems)
-    ]
+    plans = zip(problems, _each(solution.plans, len(problems)), np.asarray(solution.joints), strict=True)
+    return np.array([Judge.of(p.robot, p.scene)(grasp, joints).feasible for p, grasp, joints in plans])
 
 
-def execute(problems: Sequence[Instance], solution: diffopt.Solution, progress: Callable[[int], None] | None = None, **options: Any):
-    """Every plan carried out by the whole arm and hand, by `lift-on-arm`."""
-    grasps, joints = jax.tree.map(np.asarray, (solution.plans, solution.joints))
-    trials = [
-        LiftTrial(robot=p.robot, scene=p.scene, grasp=jax.tree.map(lambda leaf, i=i: leaf[i], grasps), joints=joints[i])
-        for i, p in enumerate(problems)
-    ]
-    return evaluate(trials, progress=progress, **options)
+def execute(problems: Sequence[Instance], solution: diffopt.Solution, config: Mapping[str, Any], **options: Any):
+    """The outcome of every plan under the protocol: the whole arm and hand, or the floating hand at the planned wrist."""
+    name, engine = config["protocol"]["name"], config["engine"]["name"]
+    if name == "lift-on-arm":
+        plans = zip(problems, _each(solution.plans, len(problems)), np.asarray(solution.joints), strict=True)
+        return lift_on_arm.evaluate(
+            [lift_on_arm.LiftTrial(robot=p.robot, scene=p.scene, grasp=g, joints=q) for p, g, q in plans], **options
+        )
+    hand = floating_grasp.FloatingHand.load(config["policy"]["name"].removeprefix("grasp-"))
+    solids = [p.scene.object for p in problems]
+    places = jax.tree.map(np.asarray, _stack([p.scene.placement for p in problems]))
+    grasps = jax.tree.map(np.asarray, solution.plans)
+    which = np.arange(len(problems))
+    return floating_grasp.evaluate(hand, solids, grasps, which, protocol=name, engine=engine, placement=places, **options)
 
 
-def matched(sampler: diffopt.samplers.Rejection, one_draw: float, budget: float) -> diffopt.samplers.Rejection:
-    """Rejection with as many draws as fit into `budget` [s per plan], at least one."""
-    return replace(sampler, draws=max(1, round(budget / one_draw)))
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One sampler on some instances: a row per trial, what was drawn, and how it went in physics (None if not executed)."""
+
+    rows: list[dict[str, Any]]
+    drawn: Drawn
+    outcome: Any
+
+
+def run_cell(
+    policy: diffopt.policies.Policy,
+    problems: Sequence[Instance],
+    sampler: Sampler,
+    config: Mapping[str, Any],
+    numbers: Sequence[int],
+    **options: Any,
+) -> Cell:
+    """Draw, judge and execute; `options` go to the execution."""
+    drawn = draw(policy, problems, sampler, seed=config["seed"], numbers=numbers, levels=config["levels"])
+    solution = drawn.solution
+    verdicts = judge(problems, solution)
+    outcome = None if config["protocol"]["name"] == "none" else execute(problems, solution, config, **options)
+    stats = jax.tree.map(np.asarray, solution.stats)
+    rows = []
+    for i, problem in enumerate(problems):
+        row = {
+            "object": problem.scene.object.name,
+            "family": problem.scene.object.family,
+            "status": diffopt.Status(int(solution.status[i])).name.lower(),
+            "feasible": bool(verdicts[i]),
+            "seconds": drawn.seconds,
+            "compile_seconds": drawn.compile_seconds,
+            "evaluations": int(stats.evaluations[i]),
+            "control_energy": float(stats.control_energy[i]),
+            "terminal_move": float(stats.terminal_move[i]),
+        }
+        if outcome is not None:
+            row |= {"success": bool(outcome.success[i]), "reason": outcome.reason[i]}
+        rows.append(row)
+    return Cell(rows=rows, drawn=drawn, outcome=outcome)
+
+
+COLUMNS = {
+    "sampler": "sampler",
+    "trials": "trials",
+    "success": "success % [95 %]",
+    "feasible": "feasible % (judge)",
+    "refused": "own verdict refused by the judge",
+    "ms": "ms a plan",
+    "evaluations": "network evaluations",
+}
+
+
+def summarise(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of one cell."""
+    n = len(rows)
+    feasible = sum(row["feasible"] for row in rows)
+    executed = [row for row in rows if "success" in row]
+    success = wilson(sum(row["success"] for row in executed), len(executed)) if executed else None
+    return {
+        "sampler": name,
+        "trials": n,
+        "success": "not executed" if success is None else str(success),
+        "feasible": str(wilson(feasible, n)),
+        "refused": sum(row["status"] == "feasible" and not row["feasible"] for row in rows),
+        "ms": float(1e3 * np.mean([row["seconds"] for row in rows])),
+        "evaluations": float(np.mean([row["evaluations"] for row in rows])),
+        "compile_s": float(max(row["compile_seconds"] for row in rows)),
+        "reasons": dict(sorted(Counter(row["reason"] or "success" for row in executed).items())),
+    }
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse values that make no sense, before any work."""
+    for name in ("trials", "chunk", "levels"):
+        if not (isinstance(config[name], int) and config[name] >= 1):
+            raise ValueError(f"{name}={config[name]!r}; expected a whole number of at least 1")
+    if config["protocol"]["name"] == "lift-on-arm" and config["engine"]["name"].startswith("mjx"):
+        raise ValueError("protocol lift-on-arm runs on engine=c (or auto); engine=mjx runs protocol=dexgraspbench")
+
+
+def log_to_wandb(mode: Any, config: Mapping[str, Any], summary: Sequence[Mapping[str, Any]]) -> None:
+    """Send a summary to Weights & Biases, unless it is off."""
+    mode = "off" if mode in (False, None) else str(mode)  # YAML reads a bare off as false
+    if mode == "off":
+        return
+    if mode not in ("offline", "online"):
+        raise ValueError(f"wandb={mode!r}; there are: off, offline, online")
+    import wandb
+
+    with wandb.init(project="diffopt", config=dict(config), mode=mode) as session:
+        session.log({f"{row['sampler']}/{key}": value for row in summary for key, value in row.items() if key != "sampler"})
+
+
+def matched(one_draw: float, budget: float) -> diffopt.samplers.Rejection:
+    """Rejection with as many draws as fit into `budget` [s per plan], rounded in its favour, at least one."""
+    return diffopt.samplers.Rejection(draws=max(1, math.ceil(budget / one_draw)))
+
+
+def _each(plans: Any, n: int) -> list[Any]:
+    host = jax.tree.map(np.asarray, plans)
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(n)]
 
 
 def _stack(trees: Sequence[Any]) -> Any:

@@ -5,7 +5,8 @@ Given a reference vector c (an iterate or a clean estimate), over the vector x a
     minimise    1/2 w^2 |x - c|^2 + 1/2 |cost(x, a)|^2
     subject to  eq(x, a) = 0,   ineq(x, a) <= 0,   a_lower <= a <= a_upper.
 
-Realisable equalities (reach: wrist pose = FK(joints)) are eliminated: x = encode(realise(decode(c), a)), so that the only unknowns are
+c is first replaced by encode(decode(c)): what it means, without what a vector may hold beyond that (six numbers of a rotation that are
+not orthonormal), of which the correction leaves the iterate's own part alone. Realisable equalities (reach: wrist pose = FK(joints)) are eliminated: x = encode(realise(decode(c), a)), so that the only unknowns are
 the joints, seven for an arm, and what comes out is reachable by construction. Rows are scaled by their tolerance. Inverse kinematics
 has local minima: several starting points, the tracks, are carried along and the best one counts.
 """
@@ -46,6 +47,7 @@ class Corrected:
     """The result of a correction.
 
     Attributes:
+      reference: encode(decode(c)).
       x: the corrected vector.
       aux: its auxiliary unknowns.
       tracks: where the next correction starts.
@@ -54,6 +56,7 @@ class Corrected:
       iterations: steps over all tracks.
     """
 
+    reference: Float[Array, "n"]
     x: Float[Array, "n"]
     aux: dict[str, Array]
     tracks: Tracks
@@ -94,6 +97,10 @@ class Correction:
         warm = jax.vmap(lambda z: solver.cold(self._problem, z, (c, jnp.ones(()))))(z)
         return Tracks(z=z, warm=warm)
 
+    def meaning(self, c: Float[Array, "n"]) -> Float[Array, "n"]:
+        """encode(decode(c))."""
+        return self.policy.encode(self.policy.decode(c))
+
     def step(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0) -> tuple[Tracks, SolverResult]:
         """One call of the solver on every track for the reference c, from where the tracks are."""
         args = (c, jnp.asarray(weight, c.dtype))
@@ -102,15 +109,17 @@ class Correction:
 
     def __call__(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0) -> Corrected:
         """Correct c by one call of the solver; of the tracks the one that the solver thinks best is chosen."""
+        c = self.meaning(c)
         if not self.eliminated:
             tracks = replace(tracks, z=tracks.z | {"x": jnp.broadcast_to(c, tracks.z["x"].shape)})
         tracks, result = self.step(c, tracks, solver, weight)
         merit = result.cost / jnp.asarray(weight) ** 2 + 10 * (result.eq_violation + result.ineq_violation)
         x = jax.vmap(lambda z: self._vector(z, c))(tracks.z)
-        return self._choose(x, tracks, result, merit, jnp.zeros(merit.shape, bool))
+        return self._choose(c, x, tracks, result, merit, jnp.zeros(merit.shape, bool))
 
     def settle(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, steps: int) -> Corrected:
         """Correct c by `steps` calls of the solver; the set itself judges, and the nearest satisfied track is chosen."""
+        c = self.meaning(c)
 
         def body(tracks: Tracks, _: None) -> tuple[Tracks, SolverResult]:
             return self.step(c, tracks, solver, weight)
@@ -125,12 +134,13 @@ class Correction:
         satisfied = jax.vmap(judge)(x, tracks.z)
         violation = result.eq_violation + result.ineq_violation
         merit = jnp.where(satisfied, jnp.sum((x - c) ** 2, axis=-1), 1e6 * (1 + violation))
-        corrected = self._choose(x, tracks, result, merit, satisfied)
+        corrected = self._choose(c, x, tracks, result, merit, satisfied)
         return replace(corrected, iterations=jnp.sum(results.iterations))
 
-    def _choose(self, x, tracks: Tracks, result: SolverResult, merit, satisfied) -> Corrected:
+    def _choose(self, c, x, tracks: Tracks, result: SolverResult, merit, satisfied) -> Corrected:
         best = jnp.argmin(jnp.where(jnp.isfinite(merit), merit, jnp.inf))
         return Corrected(
+            reference=c,
             x=x[best],
             aux=_auxiliary(jax.tree.map(lambda values: values[best], tracks.z)),
             tracks=tracks,

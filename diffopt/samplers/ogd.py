@@ -104,7 +104,7 @@ class OGD:
                 evaluations=process.count + (solved if self.constrain == "lookahead" else 0) + (warm is None and solved > 0),
                 iterations=jnp.sum(iterations) + end.iterations,
                 control_energy=jnp.sum(energy_before) + jnp.sum(energy),
-                terminal_move=jnp.linalg.norm(end.x - x),
+                terminal_move=jnp.linalg.norm(end.x - end.reference),
                 acceptance=end.satisfied,
             ),
             warm=end.tracks,
@@ -124,6 +124,6 @@ class OGD:
             reference, gain = process.clean(anchored, k - 1), alpha
         weight = 1.0 if self.hard else gain / jnp.maximum(std, 0.1)
         corrected = correction(reference, tracks, solver, weight)
-        move = gain * (corrected.x - reference)
+        move = gain * (corrected.x - corrected.reference)
         control = jnp.where(std > 0, anchor + move / jnp.maximum(std, 1e-6), 0.0)
         return anchored + move, corrected.tracks, 0.5 * jnp.sum(control**2), corrected.iterations

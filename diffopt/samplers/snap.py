@@ -47,7 +47,7 @@ class Snap:
                 evaluations=process.count,
                 iterations=corrected.iterations,
                 control_energy=energy,
-                terminal_move=jnp.linalg.norm(corrected.x - x),
+                terminal_move=jnp.linalg.norm(corrected.x - corrected.reference),
             ),
             warm=None,
         )
