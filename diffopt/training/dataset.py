@@ -80,12 +80,23 @@ class GraspData:
         return vector, self.features[which, view]
 
 
-def basis_points(n: int = 512, radius: float = 0.16) -> Float[np.ndarray, "n 3"]:
-    """Basis points, uniform in a ball about the object's origin [m]; the same in every run."""
+def basis_points(n: int = 512, radius: float = 0.12, far: int = 96, distance: float = 0.5) -> Float[np.ndarray, "n 3"]:
+    """Basis points about the object's origin [m]; the same in every run.
+
+    `far` of them lie on a sphere of radius `distance`: the distance of such a point to the surface is, to first order, `distance`
+    minus the object's support function in its direction, so these features are the object's extents. The others are uniform in a
+    ball of radius `radius` and tell the shape.
+    """
+    far = min(far, n // 2)
     rng = np.random.default_rng(0)
-    v = rng.normal(size=(n, 3))
-    v *= radius * rng.uniform(size=(n, 1)) ** (1 / 3) / np.linalg.norm(v, axis=1, keepdims=True)
-    return v.astype(np.float32)
+    v = rng.normal(size=(n - far, 3))
+    v *= radius * rng.uniform(size=(n - far, 1)) ** (1 / 3) / np.linalg.norm(v, axis=1, keepdims=True)
+    axes = np.concatenate([np.eye(3), -np.eye(3)])[:far]
+    i = np.arange(far - len(axes)) + 0.5
+    z = 1 - 2 * i / max(len(i), 1)
+    angle = np.pi * (1 + 5**0.5) * i
+    spiral = np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
+    return np.concatenate([distance * axes, distance * spiral, v]).astype(np.float32)
 
 
 def object_features(

@@ -36,7 +36,8 @@ class TrainConfig:
     batch: int = 256
     learning_rate: float = 1e-3
     warmup: int = 300
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-2
+    jitter: float = 0.05  # noise on the normalised features
     ema: float = 0.9995
     levels: int = 128
     width: int = 512
@@ -114,9 +115,10 @@ def train(
     importance = loss_weights(config, data.joints.shape[1])
 
     def loss_of(weights, state, data, key):
-        k_data, k_level, k_noise = jax.random.split(key, 3)
+        k_data, k_level, k_noise, k_jitter = jax.random.split(key, 4)
         vector, features = data.draw(k_data, config.batch)
         z, c = state.normalizer.normalize(vector), (features - state.mean) / state.scale
+        c = c + config.jitter * jax.random.normal(k_jitter, c.shape)
         t = jax.random.randint(k_level, (config.batch,), 1, config.levels + 1) / config.levels
         noise = jax.random.normal(k_noise, z.shape)
         alpha, sigma = schedule.scales(t)
