@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
-Unknown = PyTree
-Args = PyTree
+Unknown = Any  # a pytree of floating-point arrays
+Args = Any  # a pytree
 Residual = Callable[[Unknown, Args], Float[Array, "m"]]
 
 
@@ -180,7 +180,7 @@ def flatten(problem: Problem, z: Unknown, args: Args) -> FlatProblem:
     return FlatProblem(x, unravel, lower, upper, bounded, sizes, stack, linearize)
 
 
-def _broadcast(bound: PyTree, z: Unknown, name: str) -> Float[Array, "n"]:
+def _broadcast(bound: Unknown, z: Unknown, name: str) -> Float[Array, "n"]:
     if jax.tree.structure(bound) != jax.tree.structure(z):
         raise ValueError(
             f"the {name} bound has structure {jax.tree.structure(bound)}; the unknown has {jax.tree.structure(z)}"

@@ -51,11 +51,15 @@ def solve_by_cvxpy(problem: Problem, z: Unknown, args: Args = None) -> SolverRes
     model = cp.Problem(objective, constraints + equalities + inequalities)
     model.solve(solver=cp.CLARABEL)
 
+    solution: np.ndarray
     if model.status in (cp.INFEASIBLE, cp.INFEASIBLE_INACCURATE):
         solution, status = np.full(flat.x.size, np.nan), Status.infeasible
         eq_multiplier, ineq_multiplier = np.full(e, np.nan), np.full(len(inequalities), np.nan)
     else:
-        solution, status = x.value, Status.converged if model.status == cp.OPTIMAL else Status.iteration_limit
+        solution, status = (
+            np.asarray(x.value),
+            Status.converged if model.status == cp.OPTIMAL else Status.iteration_limit,
+        )
         eq_multiplier = np.concatenate([np.ravel(k.dual_value) for k in equalities]) if e else np.zeros(0)
         ineq_multiplier = np.array([float(np.squeeze(k.dual_value)) for k in inequalities])
     stacked = value + slope @ solution + 0.5 * np.einsum("mij,i,j->m", curvature, solution, solution)

@@ -312,7 +312,7 @@ class GaussNewton:
         return report(flat, x, status, steps.astype(jnp.int32), replace(warm, damping=damping))
 
 
-def _dense_solve(linear, y: Float[Array, "n"]) -> Float[Array, "n"]:  # type: ignore[no-untyped-def]
+def _dense_solve(linear: Callable[[Array], Array], y: Float[Array, "n"]) -> Float[Array, "n"]:
     """x with linear(x) = y; directions that the problem leaves free stay put."""
     matrix = jax.vmap(linear, out_axes=1)(jnp.eye(y.size, dtype=y.dtype))
     diagonal = jnp.abs(jnp.diagonal(matrix))
