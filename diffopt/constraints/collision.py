@@ -123,11 +123,10 @@ class SceneCollision:
 
     def _worst(self, spheres: Spheres, centers, obstacles: Shapes, far):
         """Index of the obstacle, and of the sphere, of every row."""
+        which, d = nearest(obstacles, centers, far)
         if self.rows == "sphere":
-            return nearest(obstacles, centers, far), np.arange(len(spheres))
-        d = jax.lax.stop_gradient(distances(obstacles, centers)) - spheres.radii
-        d = d if far is None else d + far
-        which, least = jnp.argmin(d, axis=0), jnp.min(d, axis=0)
+            return which, np.arange(len(spheres))
+        least = d - spheres.radii
         keep = jnp.stack([s.start + jnp.argmin(least[s]) for s in _runs(spheres.body)])
         return which[keep], keep
 

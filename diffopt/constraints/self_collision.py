@@ -99,12 +99,19 @@ class SelfCollision:
 
     def _worst(self, outer: Spheres, inner: Spheres, apart: np.ndarray, a, b):
         """Indices of the outer and of the inner sphere of every row."""
-        square = sum((a[i][None] - b[i][:, None]) ** 2 for i in range(3))
-        d = jax.lax.stop_gradient(jnp.sqrt(square)) - inner.radii[:, None] + apart
-        which = jnp.argmin(d, axis=0)
+        a, b = jax.lax.stop_gradient((a, b))
+
+        def step(best, item):
+            index, center, radius, far = item
+            d = _norm(a - center[:, None]) - radius + far
+            closer = d < best[1]
+            return (jnp.where(closer, index, best[0]), jnp.where(closer, d, best[1])), None
+
+        start = jnp.zeros(len(outer), jnp.int32), jnp.full(len(outer), jnp.inf)
+        (which, d), _ = jax.lax.scan(step, start, (jnp.arange(len(inner)), b.T, inner.radii, apart))
         if self.rows == "sphere":
             return np.arange(len(outer)), which
-        least = jnp.min(d, axis=0) - outer.radii
+        least = d - outer.radii
         keep = jnp.stack([s.start + jnp.argmin(least[s]) for s in _runs(outer.body)])
         return keep, which[keep]
 

@@ -22,10 +22,28 @@ def distances(shapes: Shapes, points: Float[Array, "3 P"]) -> Float[Array, "S P"
     return _core(local, half, shapes.round[:, None]) - shapes.radius[:, None]
 
 
-def nearest(shapes: Shapes, points: Float[Array, "3 P"], far: Float[Array, "S P"] | None = None) -> Int[Array, "P"]:
-    """Index of the nearest shape of every point; `far` [m] is added to the distances first."""
-    d = jax.lax.stop_gradient(distances(shapes, points))
-    return jnp.argmin(d if far is None else d + far, axis=0)
+def nearest(
+    shapes: Shapes, points: Float[Array, "3 P"], far: Float[Array, "S P"] | None = None
+) -> tuple[Int[Array, "P"], Float[Array, "P"]]:
+    """Index of the nearest shape of every point, and the distance to it [m], not differentiable.
+
+    `far` [m] is added to the distances first. One shape after the other: a reduction over all would be many times slower, as
+    the compiler then neither vectorises it nor keeps what it has computed.
+    """
+    points = jax.lax.stop_gradient(points)
+    shapes, far = jax.lax.stop_gradient((shapes, far))
+    count = shapes.radius.shape[0]
+    if count == 0:
+        raise ValueError("no shapes to be near to")
+
+    def step(best, item):
+        index, shape, more = item
+        d = _one(shape, points) if more is None else _one(shape, points) + more
+        closer = d < best[1]
+        return (jnp.where(closer, index, best[0]), jnp.where(closer, d, best[1])), None
+
+    start = jnp.zeros(points.shape[1], jnp.int32), jnp.full(points.shape[1], jnp.inf, points.dtype)
+    return jax.lax.scan(step, start, (jnp.arange(count), shapes, far))[0]
 
 
 def distance_to(shapes: Shapes, points: Float[Array, "3 P"], which: Int[Array, "P"]) -> Float[Array, "P"]:
@@ -67,6 +85,13 @@ def distance_and_normal(
     )
     normal = [sum(R[i][j] * local_normal[j] for j in range(3)) for i in range(3)]
     return d - own.radius, jnp.stack(normal)
+
+
+def _one(shape: Shapes, points: Float[Array, "3 P"]) -> Float[Array, "P"]:
+    """Signed distance of every point to a single shape (without a leading axis)."""
+    p = [points[i] - shape.position[i] for i in range(3)]
+    local = [sum(shape.rotation[j, i] * p[j] for j in range(3)) for i in range(3)]
+    return _core(local, [shape.half[i] for i in range(3)], shape.round) - shape.radius
 
 
 def _pick(shapes: Shapes, which: Int[Array, "P"]) -> Shapes:
