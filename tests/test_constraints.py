@@ -80,6 +80,12 @@ def clutter(n=5, seed=0):
 
 
 SCENE = clutter()
+STEP = 1e-3
+
+
+@jax.jit
+def worst(constraint, plan, aux):
+    return constraint.residual(plan, aux, None).max()
 
 
 @jax.jit
@@ -112,27 +118,21 @@ def test_gradients_agree_with_differences(kind, options):
     def residual(q):
         return constraint.residual(plan, {"joints": q}, None)
 
-    forward = jax.jit(lambda q: (residual(q), jax.jacfwd(residual)(q)))
-    stated = (
-        jax.jit(lambda q: constraint.jacobian(plan, {"joints": q}, None))
-        if isinstance(constraint, JointsLinear)
-        else None
-    )
-    batch = jax.jit(jax.vmap(residual))
+    @jax.jit
+    def everything(q):
+        moved = jnp.concatenate([q[None], q + STEP * jnp.eye(7), q - STEP * jnp.eye(7)])
+        stated = constraint.jacobian(plan, {"joints": q}, None) if isinstance(constraint, JointsLinear) else None
+        return jax.vmap(residual)(moved), jax.jacfwd(residual)(q), stated
+
     for seed in range(4):
-        q = random_joints(robot, seed) * 0.9
-        step = 1e-3
-        moved = jnp.concatenate([q + step * jnp.eye(7), q - step * jnp.eye(7)])
-        values = np.asarray(batch(moved), np.float64)
-        differences = (values[:7] - values[7:]).T / (2 * step)
-        value, J = map(np.asarray, forward(q))
+        values, J, stated = jax.tree.map(np.asarray, everything(random_joints(robot, seed) * 0.9))
+        differences = (values[1:8].astype(float) - values[8:]).T / (2 * STEP)
         assert np.isfinite(J).all()
         off = np.abs(J - differences).max(axis=1) > 5e-3
         assert off.mean() < 0.1  # rows at a kink, where the nearest obstacle changes within the step
         if stated is not None:
-            r, own = stated(q)
-            np.testing.assert_allclose(r, value, atol=1e-6)
-            np.testing.assert_allclose(own, J, atol=1e-5)
+            np.testing.assert_allclose(stated[0], values[0], atol=1e-6)
+            np.testing.assert_allclose(stated[1], J, atol=1e-5)
 
 
 def test_realise_makes_the_reach_residual_zero(robot):
@@ -250,8 +250,7 @@ def test_the_object_is_an_obstacle_for_the_arm_only(robot):
     free = SceneCollision(shapes=shapes.sphere(0.1, (2.0, 2.0, 2.0)), robot=robot)
     for rows in ("sphere", "body", "pair"):
         touched = [
-            dataclasses.replace(free, arm_shapes=held, rows=rows).residual(plan, aux, None).max()
-            for held in (at_hand, at_elbow)
+            worst(dataclasses.replace(free, arm_shapes=held, rows=rows), plan, aux) for held in (at_hand, at_elbow)
         ]
         assert touched[0] < 0 < touched[1]
 
@@ -264,7 +263,7 @@ def test_rows_are_the_worst_of_each_other(robot):
     }
     np.testing.assert_allclose(by["pair"].reshape(len(by["sphere"]), -1).max(1), by["sphere"], atol=1e-6)
     np.testing.assert_allclose(by["body"].max(), by["sphere"].max(), atol=1e-6)
-    own = [SelfCollision(robot=robot, rows=rows).residual(plan, aux, None).max() for rows in ("sphere", "body")]
+    own = [worst(SelfCollision(robot=robot, rows=rows), plan, aux) for rows in ("sphere", "body")]
     np.testing.assert_allclose(*own, atol=1e-6)
 
 
@@ -272,8 +271,9 @@ def test_only_the_pose_relative_to_the_base_matters(robot):
     """Moving the robot and the scene together changes nothing."""
     R, p = jnp.asarray(_rotation(np.random.default_rng(5)), jnp.float32), jnp.array([0.3, -0.2, 0.6])
     plan, aux, scene = grasp(robot), {"joints": random_joints(robot, 1)}, SCENE
-    here = SceneCollision(shapes=scene, robot=robot).residual(plan, aux, None)
-    there = SceneCollision(shapes=scene.transform(p, R), robot=robot.at(p, R)).residual(plan, aux, None)
+    residual = jax.jit(lambda constraint: constraint.residual(plan, aux, None))
+    here = residual(SceneCollision(shapes=scene, robot=robot))
+    there = residual(SceneCollision(shapes=scene.transform(p, R), robot=robot.at(p, R)))
     np.testing.assert_allclose(here, there, atol=1e-5)
 
 
