@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from diffopt.constraints import Bounded, Constraint, ConstraintSet, JointsLinear
 from diffopt.policies.base import Policy
-from diffopt.solvers import Problem, Solver, SolverResult, Status, Terms
+from diffopt.solvers import Problem, RealTimeIteration, Solver, SolverResult, Status, Terms
 
 SMALLEST_SCALE = 1e-3  # of a row whose tolerance is smaller [the row's units]
 
@@ -74,12 +74,15 @@ class Correction:
       policy: decodes and encodes; bound.
       constraints: the set.
       tracks: number of starting points.
+      search, steps: among how many guesses they are looked for, and by how many steps.
       eliminate: whether realisable equalities are solved for the plan.
     """
 
     policy: Policy
     constraints: ConstraintSet
     tracks: int = field(default=4, metadata=dict(static=True))
+    search: int = field(default=8, metadata=dict(static=True))
+    steps: int = field(default=6, metadata=dict(static=True))
     eliminate: bool = field(default=True, metadata=dict(static=True))
 
     @property
@@ -87,15 +90,40 @@ class Correction:
         return self.eliminate and bool(self.constraints.realised)
 
     def start(self, c: Float[Array, "n"], solver: Solver) -> Tracks:
-        """Tracks for a reference: the best guesses for the auxiliary unknowns that the constraints have."""
+        """Tracks for a reference.
+
+        With joints to be found, `search` guesses are first brought near the reference by `steps` steps that look at nothing but the
+        distance, and those that are then near and violate least become the tracks.
+        """
+        c = self.meaning(c)
+        args = (c, jnp.ones(()))
         seeds = self.constraints.auxiliary(self.policy.decode(c), self.policy.context)
         count = max((len(values) for values in seeds.values()), default=1)
-        T = min(self.tracks, count)
-        z = {name: values[jnp.arange(T) % len(values)] for name, values in seeds.items()}
+        number = min(max(self.search, self.tracks), count)
+        z = {name: values[jnp.arange(number) % len(values)] for name, values in seeds.items()}
         if not self.eliminated:
-            z = {"x": jnp.broadcast_to(c, (T, c.size))} | z
-        warm = jax.vmap(lambda z: solver.cold(self._problem, z, (c, jnp.ones(()))))(z)
+            z = {"x": jnp.broadcast_to(c, (number, c.size))} | z
+        elif number > 1:
+            z = jax.vmap(lambda z: self._approach(z, args))(z)
+
+            def merit(z: dict[str, Array]) -> Float[Array, ""]:
+                terms = self._problem.terms(z, args)
+                return 0.5 * jnp.sum(terms.cost**2) + 10 * jnp.max(terms.ineq, initial=0.0)
+
+            order = jax.lax.top_k(-jax.vmap(merit)(z), min(self.tracks, number))[1]
+            z = jax.tree.map(lambda values: values[order], z)
+        warm = jax.vmap(lambda z: solver.cold(self._problem, z, args))(z)
         return Tracks(z=z, warm=warm)
+
+    def _approach(self, z: dict[str, Array], args) -> dict[str, Array]:
+        """Some steps towards the reference, within bounds, without regard to the other constraints."""
+        problem = Problem(cost=self._cost, bounds=self._bounds if self.constraints.bounds() else None)
+        solver = RealTimeIteration(longest=1.0)
+
+        def body(z: dict[str, Array], _: None) -> tuple[dict[str, Array], None]:
+            return solver(problem, z, args).z, None
+
+        return jax.lax.scan(body, z, length=self.steps)[0]
 
     def meaning(self, c: Float[Array, "n"]) -> Float[Array, "n"]:
         """encode(decode(c))."""
