@@ -17,7 +17,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m experiments.demo
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.ready-dev
 	$(PYTEST) -m "slow and not gpu"

@@ -2,17 +2,19 @@
 
     L(x; lam, mu, rho) = 1/2 |cost|^2 + rho/2 |eq + lam/rho|^2 + rho/2 |max(0, ineq + mu/rho)|^2          (Powell, Hestenes, Rockafellar)
 
-is itself a sum of squares, so that its minimisation is the problem of `gauss_newton`, with shifts lam/rho and mu/rho. After `inner` steps taken,
-or sooner when x minimises L,
+is itself a sum of squares, so that its minimisation is the problem of `gauss_newton`, with shifts lam/rho and mu/rho.
+After `inner` steps taken, or sooner when x minimises L,
 
     lam <- lam + rho eq,    mu <- max(0, mu + rho ineq),
 
-and rho grows by `growth` where max(|eq|, |max(ineq, -mu/rho)|), the violation of feasibility and complementarity, has not come down to a quarter
-(Birgin & Martinez 2014, algorithm 4.1) although x has come nearer to the minimum of L than that. The minimisation is inexact on purpose: every
-linearisation is used, and each lane of a batch updates its multipliers when it is ready rather than when the slowest is.
+and rho grows by `growth` where max(|eq|, |max(ineq, -mu/rho)|), the violation of feasibility and complementarity, has
+not come down to a quarter (Birgin & Martinez 2014, algorithm 4.1) although x has come nearer to the minimum of L than
+that. The minimisation is inexact on purpose: every linearisation is used, and each lane of a batch updates its
+multipliers when it is ready rather than when the slowest is.
 
-A lane has converged when that violation is below the tolerance and x minimises L with the new multipliers: the conditions of Karush, Kuhn and
-Tucker. It is infeasible when a Gauss-Newton step on the violation alone promises next to nothing: x is a stationary point of infeasibility.
+A lane has converged when that violation is below the tolerance and x minimises L with the new multipliers: the
+conditions of Karush, Kuhn and Tucker. It is infeasible when a Gauss-Newton step on the violation alone promises next to
+nothing: x is a stationary point of infeasibility.
 """
 
 from __future__ import annotations

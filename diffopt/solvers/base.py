@@ -5,8 +5,8 @@ A problem over one unknown pytree z, with the numbers it depends on in a second 
     minimise    1/2 |cost(z, args)|^2
     subject to  eq(z, args) = 0,   ineq(z, args) <= 0,   lower(args) <= z <= upper(args).
 
-Every part may be left out. A solver looks at one problem; `jax.vmap` makes the batch. It never raises on account of values: what
-happened is told by a `Status`, and violations are reported as they are, never clipped or hidden.
+Every part may be left out. A solver looks at one problem; `jax.vmap` makes the batch. It never raises on account of
+values: what happened is told by a `Status`, and violations are reported as they are, never clipped or hidden.
 """
 
 from __future__ import annotations
@@ -181,10 +181,9 @@ def flatten(problem: Problem, z: Unknown, args: Args) -> FlatProblem:
 
 
 def _broadcast(bound: Unknown, z: Unknown, name: str) -> Float[Array, "n"]:
-    if jax.tree.structure(bound) != jax.tree.structure(z):
-        raise ValueError(
-            f"the {name} bound has structure {jax.tree.structure(bound)}; the unknown has {jax.tree.structure(z)}"
-        )
+    structures: list[object] = [jax.tree.structure(bound), jax.tree.structure(z)]
+    if structures[0] != structures[1]:
+        raise ValueError(f"the {name} bound has structure {structures[0]}; the unknown has {structures[1]}")
     full = jax.tree.map(
         lambda b, leaf: jnp.broadcast_to(jnp.asarray(b, jnp.result_type(leaf)), jnp.shape(leaf)), bound, z
     )

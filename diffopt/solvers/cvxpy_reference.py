@@ -1,8 +1,9 @@
-"""An oracle on the host for convex problems: the same `Problem`, handed to cvxpy in double precision. For tests, not for speed.
+"""An oracle on the host for convex problems: the same `Problem`, handed to cvxpy in double precision. For tests, not for
+speed.
 
-The problem must be what cvxpy can be told exactly: an affine cost residual, affine equalities, and inequalities that are convex quadratics
-(affine ones included). The coefficients are read off by differentiation at zero and checked at another point; what is not of this form is
-refused by name. Needs the extra `reference` (cvxpy).
+The problem must be what cvxpy can be told exactly: an affine cost residual, affine equalities, and inequalities that
+are convex quadratics (affine ones included). The coefficients are read off by differentiation at zero and checked at
+another point; what is not of this form is refused by name. Needs the extra `reference` (cvxpy).
 """
 
 from __future__ import annotations

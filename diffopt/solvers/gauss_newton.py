@@ -2,24 +2,27 @@
 
     minimise  f(x) = 1/2 |w * h(v(x) + s)|^2,   lower <= x <= upper,
 
-where v stacks the values of the cost, the equalities and the inequalities, s are shifts (zero here; an augmented Lagrangian puts its
-multipliers there), w are weights, and h is the hinge max(0, .) on inequalities and the identity elsewhere. With s = 0 and finite weights
-this is the least-squares relaxation of the problem: what is violated is paid for.
+where v stacks the values of the cost, the equalities and the inequalities, s are shifts (zero here; an augmented
+Lagrangian puts its multipliers there), w are weights, and h is the hinge max(0, .) on inequalities and the identity
+elsewhere. With s = 0 and finite weights this is the least-squares relaxation of the problem: what is violated is paid
+for.
 
-One iteration minimises, over the step p and inside the bounds, a model that keeps the hinges and linearises what is inside them,
+One iteration minimises, over the step p and inside the bounds, a model that keeps the hinges and linearises what is
+inside them,
 
     1/2 |w * h(v + s + J p)|^2 + 1/2 p'(S + lam D) p,       D = diag J'J, floored       (Marquardt 1963).
 
-The model is convex and piecewise quadratic: a few semismooth Newton passes with an exact line search solve it, at the cost of small matrices and
-of no evaluation of v. Bounds are kept by holding what lies on a bound with the slope pointing outward (Bertsekas 1982). S >= 0 stands for the curvature
-of v, which matters where residuals stay large; it is learnt from how J changes along the steps taken (Dennis, Gay & Welsch 1981).
+The model is convex and piecewise quadratic: a few semismooth Newton passes with an exact line search solve it, at the
+cost of small matrices and of no evaluation of v. Bounds are kept by holding what lies on a bound with the slope
+pointing outward (Bertsekas 1982). S >= 0 stands for the curvature of v, which matters where residuals stay large; it is
+learnt from how J changes along the steps taken (Dennis, Gay & Welsch 1981).
 
-The step is taken when f falls by a share of what the model promised, and lam follows that share (Nielsen 1999). Both are padded by f's
-rounding error, so that float32 does not refuse good steps near a minimum (Conn, Gould & Toint 2000, section 17.4.2). A lane that has converged,
-or whose numbers are not finite, stops changing.
+The step is taken when f falls by a share of what the model promised, and lam follows that share (Nielsen 1999). Both
+are padded by f's rounding error, so that float32 does not refuse good steps near a minimum (Conn, Gould & Toint 2000,
+section 17.4.2). A lane that has converged, or whose numbers are not finite, stops changing.
 
-The derivative of the answer by `args` is that of the optimality condition x = clip(x - grad f(x, args)), by the implicit function
-theorem, with the exact second derivative of f: no iteration is differentiated.
+The derivative of the answer by `args` is that of the optimality condition x = clip(x - grad f(x, args)), by the
+implicit function theorem, with the exact second derivative of f: no iteration is differentiated.
 """
 
 from __future__ import annotations
