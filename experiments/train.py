@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> None:
     values = OmegaConf.to_container(cfg, resolve=True)
     config = TrainConfig(**values["train"])
     basis = basis_points()
-    data, about = load_data(cfg.data, basis)
+    data, about = load_data(cfg.data, basis, cfg.sample_weight)
     print(about, flush=True)
 
     def report(step: int, loss: float, seconds: float) -> None:

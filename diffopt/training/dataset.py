@@ -117,8 +117,12 @@ def object_features(
     )
 
 
-def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"]) -> tuple[GraspData, dict]:
-    """All shards of a folder, and what to write on a card about them."""
+def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"], sample_weight: int = 1) -> tuple[GraspData, dict]:
+    """All shards of a folder, and what to write on a card about them.
+
+    Args:
+      sample_weight: how many times a grasp counts that a prior has proposed (see `make_shards`), against one synthesised.
+    """
     paths = sorted(Path(folder).glob("shard_*.npz"))
     if not paths:
         raise FileNotFoundError(f"no shards in {folder}; make some: python -m experiments.synthesize folder={folder}")
@@ -128,13 +132,14 @@ def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"]) -> tuple[Gras
     for path in paths:
         shard = np.load(path)
         about = json.loads(str(shard["about"]))
+        source = about.get("source", "synthesis")
         for name in columns:
-            columns[name].append(shard[name] + (len(objects) if name == "which" else 0))
+            rows = shard[name] + (len(objects) if name == "which" else 0)
+            columns[name].append(rows if source == "synthesis" else np.repeat(rows, sample_weight, axis=0))
         objects += shard_objects(about["index"], about["seed"], about["objects"])[0]
         protocols.add(about["config"]["protocol"])
         versions = about["versions"]
         tried += about["starts"]
-        source = about.get("source", "synthesis")
         sources[source] = sources.get(source, 0) + len(shard["which"])
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     order = np.argsort(arrays["which"], kind="stable")
@@ -153,9 +158,10 @@ def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"]) -> tuple[Gras
         count=jnp.asarray(count, jnp.int32),
     )
     about = dict(
-        grasps=len(data),
+        grasps=sum(sources.values()),
         objects=len(first),
         sources=sources,
+        sample_weight=sample_weight,
         starts=tried,
         shards=len(paths),
         protocols=sorted(protocols),
