@@ -1,6 +1,7 @@
 """The reverse process as a dynamical system whose control is the noise.
 
-Levels k = K .. 0 have scales (alpha_k, sigma_k). With the clean estimate x0 = D(x_k, t_k) and the noise estimate e = (x_k - alpha_k x0)/sigma_k,
+Levels k = K .. 0 have scales (alpha_k, sigma_k). With the clean estimate x0 = D(x_k, t_k) and the noise estimate
+e = (x_k - alpha_k x0)/sigma_k,
 
     x_{k-1} = mean_k + std_k u_k,
     mean_k  = alpha_{k-1} x0 + sqrt(sigma_{k-1}^2 - std_k^2) e,

@@ -93,7 +93,7 @@ def _run(config: dict[str, Any], results: Any, console: Console) -> list[dict[st
                 View(
                     model=model,
                     data=data,
-                    lookat=np.asarray(problems[i].scene.placement.position) + [0, 0, 0.15],
+                    lookat=np.asarray(problems[i].scene.placement.position) + np.array([0, 0, 0.15]),
                     distance=1.6,
                     frame=GREEN if cell.outcome.success[i] else RED,
                 )
@@ -115,9 +115,8 @@ def _report(config: dict[str, Any], results: Any, rows: list[dict[str, Any]], co
     console.print(table(title, grasping.COLUMNS, summary))
     for name in ("ddim_snap", "rejection"):
         pair = mcnemar(success["ogd"], success[name])
-        console.print(
-            f"ogd against {name}, paired: {pair.only_first} trials only ogd, {pair.only_second} only {name} (exact McNemar p = {pair.p_value:.2g})"
-        )
+        counts = f"{pair.only_first} trials only ogd, {pair.only_second} only {name}"
+        console.print(f"ogd against {name}, paired: {counts} (exact McNemar p = {pair.p_value:.2g})")
     console.print(f"results: {results.path}/results.json, results.csv, rows.jsonl")
 
 

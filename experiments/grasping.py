@@ -34,11 +34,16 @@ class Instance:
 
 
 def instances(
-    robot: diffopt.Embodiment, count: int, seed: int, difficulty: str, numbers: Sequence[int] | None = None
+    robot: diffopt.Embodiment,
+    count: int,
+    seed: int,
+    difficulty: str,
+    numbers: Sequence[int] | None = None,
+    families: Sequence[str] | str = "all",
 ) -> list[Instance]:
-    """`count` instances, each with an object of its own; or those at some `numbers` among them."""
+    """`count` instances, each with an object of its own, of some families; or those at some `numbers` among them."""
     out = []
-    targets = objects.held_out(count, seed)
+    targets = objects.held_out(count, seed, tuple(objects.FAMILIES if families == "all" else families))
     for i in range(count) if numbers is None else numbers:
         target = targets[i]
         scene_key, base_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))

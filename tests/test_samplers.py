@@ -140,20 +140,20 @@ def test_an_unsatisfiable_set_is_reported_as_infeasible_with_its_size():
     assert (result.status == diffopt.Status.INFEASIBLE).all()
     total = result.violation["half_space"] + result.violation["other_side"]
     np.testing.assert_allclose(total, 1.0, atol=0.05)  # the half-spaces are one apart, and the best compromise lies between
-    with pytest.raises(diffopt.InfeasibleError, match="(?s)4 of 4 plans.*other_side"):
+    with pytest.raises(diffopt.InfeasibleError, match=r"(?s)4 of 4 plans.*other_side"):
         result.check()
 
 
 def test_bad_input_is_named():
     with pytest.raises(KeyError, match="ddim, ogd, rejection, snap"):
         diffopt.sample(POLICY, sampler="odg")
-    with pytest.raises(TypeError, match="has no option 'track'; it has: .*tracks"):
+    with pytest.raises(TypeError, match=r"has no option 'track'; it has: .*tracks"):
         load("ogd", track=3)
     with pytest.raises(ValueError, match="sampled, zero"):
         OGD(anchor="none")
     with pytest.raises(ValueError, match="n=0"):
         diffopt.sample(POLICY, n=0)
-    with pytest.raises(ValueError, match="policy.given"):
+    with pytest.raises(ValueError, match=r"policy\.given"):
         diffopt.sample(replace(POLICY, needs_observation=True))
     grasp_only = from_residual(lambda plan: plan.position, name="grasp_only", plan_type=diffopt.plans.Grasp)
     with pytest.raises(TypeError, match="'grasp_only' speaks about Grasp, but policy 'gaussian-mixture' plans a Point"):

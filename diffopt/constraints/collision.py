@@ -11,16 +11,15 @@ the nearest shape is differentiated; with q = joints, n the outward normal there
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from diffopt.constraints.base import Auxiliary
+from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.geometry import Shapes
 from diffopt.geometry.nearest import distance_and_normal, distance_to, distances, nearest
 from diffopt.plans import Grasp
@@ -52,7 +51,7 @@ class SceneCollision:
     rows: str = field(default="sphere", metadata=dict(static=True))
     name: str = field(default="scene_collision", metadata=dict(static=True))
 
-    kind: ClassVar[str] = "ineq"
+    kind: ClassVar[Kind] = "ineq"
     plan_type: ClassVar[type] = Grasp
 
     @property
@@ -78,20 +77,22 @@ class SceneCollision:
     def jacobian(self, plan: Grasp, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m A"]]:
         """Residual and its derivative by the arm's joints."""
         robot, spheres, obstacles, far = self._setting()
+        further: Any = 0.0
+        keep: Any
+        moved: Any
         frames = robot.frames(aux["joints"], plan.joints)
         centers, radius = spheres.place(frames), jnp.asarray(spheres.radii)
         moved = moved_by(robot, spheres.body)
         if self.rows == "pair":
             which = jnp.tile(jnp.arange(len(obstacles)), len(spheres))
             keep = np.repeat(np.arange(len(spheres)), len(obstacles))
-            far = jnp.zeros(()) if far is None else far.T.reshape(-1)
+            further = 0.0 if far is None else far.T.reshape(-1)
         else:
             which, keep = self._worst(spheres, centers, obstacles, far)
-            far = 0.0
         if self.rows != "sphere":
             centers, radius, moved = centers[:, keep], radius[keep], jnp.asarray(moved)[keep]
         d, normal = distance_and_normal(obstacles, centers, which)
-        return self.margin + radius - d - far, -along(screws(robot, frames), moved, centers, normal)
+        return self.margin + radius - d - further, -along(screws(robot, frames), moved, centers, normal)
 
     def labels(self) -> tuple[str, ...]:
         robot, spheres, obstacles, _ = self._setting()
@@ -126,8 +127,7 @@ class SceneCollision:
         which, d = nearest(obstacles, centers, far)
         if self.rows == "sphere":
             return which, np.arange(len(spheres))
-        least = d - spheres.radii
-        keep = jnp.stack([s.start + jnp.argmin(least[s]) for s in _runs(spheres.body)])
+        keep = worst_of_body(d - spheres.radii, spheres.body)
         return which[keep], keep
 
     @staticmethod
@@ -148,7 +148,13 @@ class SceneCollision:
         return scene, (plan, {"joints": joints}), (plan, {"joints": turned})
 
 
-def _runs(body: tuple[int, ...]) -> list[slice]:
-    """Slices of equal neighbours."""
-    edges = [0] + [i for i in range(1, len(body)) if body[i] != body[i - 1]] + [len(body)]
-    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+def worst_of_body(distance: Float[Array, "S"], body: tuple[int, ...]) -> Int[Array, "B"]:
+    """Index of the sphere with the least distance, per body, in the order in which the bodies occur."""
+    members = [[i for i, b in enumerate(body) if b == one] for one in dict.fromkeys(body)]
+    longest = max(map(len, members))
+    table = np.array([m + m[:1] * (longest - len(m)) for m in members])
+    best, keep = distance[table[:, 0]], jnp.asarray(table[:, 0])
+    for column in table.T[1:]:
+        closer = distance[column] < best
+        best, keep = jnp.where(closer, distance[column], best), jnp.where(closer, column, keep)
+    return keep

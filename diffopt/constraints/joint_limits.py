@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffopt.constraints.base import Auxiliary
+from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.plans import Grasp
 from diffopt.robots.embodiment import Embodiment
 
@@ -34,7 +34,7 @@ class JointLimits:
     margin: float | Float[Array, ""] = 0.0
     name: str = field(default="joint_limits", metadata=dict(static=True))
 
-    kind: ClassVar[str] = "ineq"
+    kind: ClassVar[Kind] = "ineq"
     plan_type: ClassVar[type] = object
     tolerance: ClassVar[float] = 1e-4
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffopt.constraints.base import Auxiliary
+from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.geometry import rotation_vector
 from diffopt.plans import Grasp
 from diffopt.robots.embodiment import Embodiment
@@ -37,7 +37,7 @@ class Reach:
     seeds: int = field(default=8, metadata=dict(static=True))
     name: str = field(default="reach", metadata=dict(static=True))
 
-    kind: ClassVar[str] = "eq"
+    kind: ClassVar[Kind] = "eq"
     plan_type: ClassVar[type] = Grasp
     tolerance: ClassVar[tuple[float, ...]] = (1e-3,) * 3 + (float(np.deg2rad(0.5)),) * 3
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffopt.constraints.base import Auxiliary
-from diffopt.constraints.collision import _runs
+from diffopt.constraints.base import Auxiliary, Kind
+from diffopt.constraints.collision import worst_of_body
 from diffopt.plans import Grasp
 from diffopt.robots.bodies import Spheres
 from diffopt.robots.embodiment import Embodiment
@@ -45,7 +45,7 @@ class SelfCollision:
     rows: str = field(default="sphere", metadata=dict(static=True))
     name: str = field(default="self_collision", metadata=dict(static=True))
 
-    kind: ClassVar[str] = "ineq"
+    kind: ClassVar[Kind] = "ineq"
     plan_type: ClassVar[type] = Grasp
 
     @property
@@ -111,8 +111,7 @@ class SelfCollision:
         (which, d), _ = jax.lax.scan(step, start, (jnp.arange(len(inner)), b.T, inner.radii, apart))
         if self.rows == "sphere":
             return np.arange(len(outer)), which
-        least = d - outer.radii
-        keep = jnp.stack([s.start + jnp.argmin(least[s]) for s in _runs(outer.body)])
+        keep = worst_of_body(d - outer.radii, outer.body)
         return keep, which[keep]
 
     @staticmethod

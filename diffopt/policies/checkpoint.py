@@ -71,8 +71,8 @@ def save(policy: Policy, path: str | Path, card: dict[str, Any]) -> None:
     path.with_suffix(".json").write_text(json.dumps({"policy": recipe} | card, indent=2) + "\n")
 
 
-def network_size(network: FilmMLP) -> dict[str, int]:
-    """The arguments that rebuild a network's structure."""
+def network_size(network: Any) -> dict[str, int]:
+    """The arguments that rebuild the structure of a `FilmMLP`."""
     return {
         "dim": network.inlet.in_features,
         "features": network.condition.layers[0].in_features if network.condition is not None else 0,

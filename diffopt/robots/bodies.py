@@ -160,6 +160,7 @@ def cover_cylinder(radius: float, half: float, tolerance: float, most: int = MOS
             score = (not good, k * n if good else e)
             if (k * n <= most or k * n == 1) and (best is None or score < best[0]):
                 best = (score, k, n, reach, e)
+    assert best is not None  # one cell is always allowed
     _, k, n, reach, e = best
     around = np.arange(k if k < 7 else 6) * 2 * np.pi / (k if k < 7 else 6)
     disc = _DISCS[k][1] * radius * np.stack([np.cos(around), np.sin(around)], axis=1)
@@ -183,6 +184,7 @@ def cover_box(half, tolerance: float, most: int = MOST) -> Cover:
         score = (not good, total if good else e)
         if (total <= most or total == 1) and (best is None or score < best[0]):
             best = (score, counts, reach, e)
+    assert best is not None  # one cell is always allowed
     _, counts, reach, e = best
     axes = [(np.arange(n) + 0.5) * (2 * h / n) - h for n, h in zip(counts, half, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3), reach * (1 + 1e-6), e

@@ -260,7 +260,7 @@ class Embodiment:
             row = (self.lower[i], self.upper[i], self.velocity[i], self.home[i])
             lines.append(f"{joint:16s} arm   " + " ".join(f"{float(v):9.4f}" for v in row))
         for i, joint in enumerate(self.hand):
-            row = (self.hand_lower[i], self.hand_upper[i], np.nan, self.hand_home[i])
+            row = (self.hand_lower[i], self.hand_upper[i], jnp.asarray(np.nan), self.hand_home[i])
             lines.append(f"{joint:16s} hand  " + " ".join(f"{float(v):9.4f}" for v in row).replace("nan", "  -"))
         names = self.kinematics.body_names
         counts = {names[b]: self.spheres.body.count(b) for b in dict.fromkeys(self.spheres.body)}

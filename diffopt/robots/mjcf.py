@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from diffopt.geometry import Pose
 if TYPE_CHECKING:
     import mujoco
 
-Source = "str | pathlib.Path | mujoco.MjSpec"
+    Source: TypeAlias = str | pathlib.Path | mujoco.MjSpec
+
 _MARK = "attached-part/"  # stands before every name of an attached part, until it is taken away again
 
 

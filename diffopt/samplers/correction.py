@@ -5,10 +5,10 @@ Given a reference vector c (an iterate or a clean estimate), over the vector x a
     minimise    1/2 w^2 |x - c|^2 + 1/2 |cost(x, a)|^2
     subject to  eq(x, a) = 0,   ineq(x, a) <= 0,   a_lower <= a <= a_upper.
 
-c is first replaced by encode(decode(c)): what it means, without what a vector may hold beyond that (six numbers of a rotation that are
-not orthonormal), of which the correction leaves the iterate's own part alone. Realisable equalities (reach: wrist pose = FK(joints)) are eliminated: x = encode(realise(decode(c), a)), so that the only unknowns are
-the joints, seven for an arm, and what comes out is reachable by construction. Rows are scaled by their tolerance. Inverse kinematics
-has local minima: several starting points, the tracks, are carried along and the best one counts.
+c is first replaced by encode(decode(c)), what it means. What a vector may hold beyond that, such as six numbers of a rotation that are
+not orthonormal, is left alone. Realisable equalities (reach: wrist pose = FK(joints)) are eliminated: x = encode(realise(decode(c), a)),
+so that the only unknowns are the joints, seven for an arm, and what comes out is reachable by construction. Rows are scaled by their
+tolerance. Inverse kinematics has local minima: several starting points, the tracks, are carried along and the best one counts.
 """
 
 from __future__ import annotations
@@ -240,7 +240,8 @@ class Correction:
         plan, aux = self._plan(z, c)
         both = {"eq": (jnp.zeros(0), jnp.zeros((0, z["joints"].size))), "ineq": (jnp.zeros(0), jnp.zeros((0, z["joints"].size)))}
         for kind in both:
-            pairs = [(k, k.jacobian(plan, aux, self.policy.context)) for k in self._solved(kind)]
+            known = [k for k in self._solved(kind) if isinstance(k, JointsLinear)]  # all of them: `_joints_only`
+            pairs = [(k, k.jacobian(plan, aux, self.policy.context)) for k in known]
             if pairs:
                 both[kind] = (
                     jnp.concatenate([scale(k, rows) for k, (rows, _) in pairs]),

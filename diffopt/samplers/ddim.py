@@ -17,7 +17,6 @@ from diffopt.samplers.base import Draw, stats, unconstrained
 from diffopt.samplers.correction import Correction
 from diffopt.solvers import RealTimeIteration
 
-
 EXACT = 100.0  # weight of the plan against the constraints, where the plan is not to be changed
 
 

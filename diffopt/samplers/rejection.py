@@ -11,6 +11,7 @@ from jaxtyping import Array
 from diffopt.constraints import ConstraintSet
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw
+from diffopt.samplers.correction import scale
 from diffopt.samplers.ddim import DDIM
 
 
@@ -24,14 +25,14 @@ class Rejection:
       base: how one is drawn and realised.
     """
 
-    base: DDIM = DDIM()
+    base: DDIM = field(default_factory=DDIM)
     draws: int = field(default=16, metadata=dict(static=True))
 
     def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: None = None) -> Draw:
         def one(key):
             draw = self.base(process, constraints, key)
             report = constraints.report(process.policy.decode(draw.x), draw.aux, process.policy.context)
-            excess = [value / jnp.maximum(jnp.max(jnp.asarray(constraints[name].tolerance)), 1e-3) for name, value in report.violation.items()]
+            excess = [jnp.max(scale(constraints[name], value)) for name, value in report.violation.items()]
             return draw, report.satisfied, sum(excess, jnp.zeros(()))
 
         draws, satisfied, excess = jax.vmap(one)(jax.random.split(key, self.draws))

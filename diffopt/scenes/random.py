@@ -167,7 +167,7 @@ def _obstacle(chosen: Difficulty, rng: np.random.Generator, further: float) -> P
 
 def _footprint_gap(a: Part, b: Part) -> float:
     """A lower bound of the horizontal distance of two standing obstacles [m]: that of the circles around them."""
-    outer = [p.size[0] if p.kind == "cylinder" else float(np.hypot(*p.size[:2])) for p in (a, b)]
+    outer = [p.size[0] if p.kind == "cylinder" else float(np.hypot(p.size[0], p.size[1])) for p in (a, b)]
     return float(np.hypot(a.position[0] - b.position[0], a.position[1] - b.position[1])) - sum(outer)
 
 

@@ -1,8 +1,8 @@
 """One Gauss-Newton step per problem, for a sequence of problems that change slowly.
 
-Model-predictive control solves at every sample time a problem that is close to the last one, and takes a single linearisation and a single step
-for it (the real-time iteration; Diehl, Bock & Schloeder 2005, SIAM J. Control Optim. 43:1714). The levels of a sampler are such a sequence. With
-the augmented Lagrangian of `augmented_lagrangian`, values v and Jacobian J at x,
+Model-predictive control solves at every sample time a problem that is close to the last one, and takes a single linearisation and a
+single step for it (the real-time iteration; Diehl, Bock & Schloeder 2005, SIAM J. Control Optim. 43:1714). The levels of a sampler are
+such a sequence. With the augmented Lagrangian of `augmented_lagrangian`, values v and Jacobian J at x,
 
     x+ = x + p,   p from the damped, bounded Gauss-Newton equations,   v+ = v + J p,   mu+ = max(0, mu + rho v+),   lam+ = lam + rho v+.
 
