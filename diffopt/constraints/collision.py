@@ -153,8 +153,5 @@ def worst_of_body(distance: Float[Array, "S"], body: tuple[int, ...]) -> Int[Arr
     members = [[i for i, b in enumerate(body) if b == one] for one in dict.fromkeys(body)]
     longest = max(map(len, members))
     table = np.array([m + m[:1] * (longest - len(m)) for m in members])
-    best, keep = distance[table[:, 0]], jnp.asarray(table[:, 0])
-    for column in table.T[1:]:
-        closer = distance[column] < best
-        best, keep = jnp.where(closer, distance[column], best), jnp.where(closer, column, keep)
-    return keep
+    worst = jnp.argmin(distance[table], axis=1)
+    return jnp.take_along_axis(jnp.asarray(table), worst[:, None], axis=1)[:, 0]
