@@ -60,7 +60,8 @@ def test_an_object_stands_on_the_table_within_its_bound(thing):
     for scene in (scenes.tabletop(thing), scenes.random_tabletop(0, thing)):
         points = scene.target.pose.apply(scene.target.points)
         assert points.shape == (1024, 3)
-        assert float(points[:, 2].min()) == pytest.approx(0.0, abs=6e-3)  # sampled points need not hit the lowest one
+        stand = 2 * scene.obstacles[0].size[2] if scene.obstacles else 0.0
+        assert float(points[:, 2].min()) == pytest.approx(stand, abs=6e-3)  # sampled points need not hit the lowest one
         assert float(jax.vmap(scene.bound.distance)(points).max()) < 2e-3
 
 
@@ -69,9 +70,11 @@ def test_random_clutter_is_clear_of_the_object_and_of_itself(name):
     preset = scenes.PRESETS[name]
     for seed, thing in enumerate(OBJECTS):
         scene = scenes.random_tabletop(seed, thing, name)
-        assert len(scene.obstacles) == preset.obstacles
+        stands = int(max(preset.stand) > 0)
+        assert len(scene.obstacles) == preset.obstacles + stands
+        assert all(preset.stand[0] <= 2 * part.size[2] <= preset.stand[1] for part in scene.obstacles[:stands])
         surface = np.asarray(scene.target.pose.apply(scene.target.points), float)
-        for i, part in enumerate(scene.obstacles):
+        for i, part in enumerate(scene.obstacles[stands:], start=stands):
             assert part_distance(part, surface).min() > preset.gap - 0.01
             assert part.position[2] == pytest.approx(part.size[-1])  # stands on the table
             lower, upper = preset.height
@@ -79,6 +82,26 @@ def test_random_clutter_is_clear_of_the_object_and_of_itself(name):
             for other in scene.obstacles[:i]:
                 points = other.sample(300, np.random.default_rng(0))
                 assert part_distance(part, points).min() > 0
+
+
+def test_objects_stay_on_their_stands():
+    """Half a second of physics; the stand is the thinnest that should hold."""
+    things = scenes.objects.held_out(12, seed=9)
+    moved = []
+    for seed, thing in enumerate(things):
+        scene = scenes.random_tabletop(seed, thing, "easy")
+        spec = mujoco.MjSpec()
+        spec.option.timestep = 0.004
+        scene.add_to(spec)
+        thing.add_to(spec)
+        model = spec.compile()
+        data = mujoco.MjData(model)
+        data.qpos[:3] = scene.placement.position
+        mujoco.mju_mat2Quat(data.qpos[3:7], np.asarray(scene.placement.rotation, float).ravel())
+        for _ in range(125):
+            mujoco.mj_step(model, data)
+        moved.append(np.linalg.norm(data.qpos[:3] - np.asarray(scene.placement.position)))
+    assert np.quantile(moved, 0.9) < 0.005
 
 
 def test_a_seed_names_a_scene():
@@ -117,7 +140,7 @@ def test_scenes_stack_and_do_not_retrace(robot):
     sets = [robot.at(scenes.random_base(0, scene)).constraints | scene.constraints for scene in made]
     assert len({jax.tree.structure(s) for s in sets}) == 1
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *sets)
-    assert stacked["scene_collision"].shapes.radius.shape == (len(OBJECTS), 5)
+    assert stacked["scene_collision"].shapes.radius.shape == (len(OBJECTS), 6)  # table, stand, four obstacles
     targets = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[scene.target for scene in made])
     assert targets.points.shape == (len(OBJECTS), 1024, 3)
 

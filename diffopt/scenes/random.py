@@ -1,7 +1,8 @@
 """Random scenes and places for a robot, of a chosen difficulty.
 
-What makes a grasp infeasible for an arm is how far its base stands from the object and how it faces it, and what stands around the
-object. A `Difficulty` is a distribution over both; the presets are dials for the share of a policy's grasps that a robot can execute.
+What makes a grasp infeasible for an arm is the table under the object (half of the grasps that a floating hand learns come from
+below its middle), what stands around it, how far the arm's base stands and how it faces the object. A `Difficulty` is a distribution
+over all of these. The first is by far the strongest, so the object stands on a stand whose height is a dial.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Difficulty:
     Attributes:
       obstacles: how many stand on the table.
       ring: horizontal distance of an obstacle's axis from the object's [m].
+      stand: height of a stand under the object [m]; none if both numbers are 0.
       gap: least distance between an obstacle and the object, and half of that among obstacles [m].
       width: half width (box) or radius (cylinder) of obstacles [m].
       height: height of obstacles [m].
@@ -38,6 +40,7 @@ class Difficulty:
 
     obstacles: int
     ring: Range
+    stand: Range
     gap: float
     width: Range
     height: Range
@@ -46,10 +49,13 @@ class Difficulty:
     level: float
 
 
+# Share of the plain samples of the shipped policy for which the Panda with the Allegro hand has a solution at all (inverse kinematics
+# from 32 seeds each, 10 held-out objects, 32 samples each): easy 0.25, medium 0.11, hard below 0.01.
 PRESETS = {
     "easy": Difficulty(
         obstacles=2,
         ring=(0.16, 0.25),
+        stand=(0.08, 0.12),
         gap=0.06,
         width=(0.015, 0.03),
         height=(0.05, 0.15),
@@ -60,6 +66,7 @@ PRESETS = {
     "medium": Difficulty(
         obstacles=4,
         ring=(0.11, 0.25),
+        stand=(0.04, 0.08),
         gap=0.04,
         width=(0.015, 0.04),
         height=(0.05, 0.25),
@@ -70,6 +77,7 @@ PRESETS = {
     "hard": Difficulty(
         obstacles=6,
         ring=(0.08, 0.25),
+        stand=(0.0, 0.0),
         gap=0.025,
         width=(0.015, 0.05),
         height=(0.05, 0.30),
@@ -99,10 +107,12 @@ def random_tabletop(
 ) -> Scene:
     """`target` at rest over the middle of a table, boxes and cylinders standing around it, none of them touching it or another.
 
+    Where the difficulty has a stand, that is the first obstacle, under the object.
+
     Args:
       key: PRNG key or integer seed.
       difficulty: one of `PRESETS`, or a `Difficulty`.
-      obstacles: how many, if not the preset's number.
+      obstacles: how many stand around it, if not the preset's number.
     """
     chosen = preset(difficulty)
     key = _key(key)
@@ -113,7 +123,12 @@ def random_tabletop(
     )
     rng = _generator(rest)
     parts: list[Part] = []
-    number = chosen.obstacles if obstacles is None else obstacles
+    if max(chosen.stand) > 0:
+        height = rng.uniform(*chosen.stand)
+        parts.append(_stand(surface, height))
+        placement = Pose(position=placement.position + jnp.array([0.0, 0.0, height]), rotation=placement.rotation)
+        surface = surface + np.array([0.0, 0.0, height])
+    number = len(parts) + (chosen.obstacles if obstacles is None else obstacles)
     tries = 0
     while len(parts) < number:
         tries += 1
@@ -163,6 +178,21 @@ def _obstacle(chosen: Difficulty, rng: np.random.Generator, further: float) -> P
         position=position,
         rotation=np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]),
     )
+
+
+def _stand(surface: np.ndarray, height: float) -> Part:
+    """A square post of some height under an object with surface points (n, 3) and its centre of mass over the origin: the
+    thinnest, but for 3 mm, that supports it. In each of eight directions it reaches the nearest of the lowest points that lies
+    8 mm or more that way, or as far as the object goes that way.
+    """
+    foot = surface[surface[:, 2] < surface[:, 2].min() + 0.002, :2]
+    half = 0.0
+    for angle in np.arange(8) * np.pi / 4:
+        way = foot @ np.array([np.cos(angle), np.sin(angle)])
+        enough = foot[way >= min(0.008, 0.9 * way.max())]
+        half = max(half, float(np.abs(enough).max(axis=1).min()))
+    half = float(np.clip(half + 0.003, 0.012, 0.15))
+    return Part(kind="box", size=(half, half, height / 2), position=(0.0, 0.0, height / 2))
 
 
 def _footprint_gap(a: Part, b: Part) -> float:
