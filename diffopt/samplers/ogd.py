@@ -6,20 +6,25 @@ At level k, with mean mu, standard deviation s and scale alpha = alpha_{k-1} of 
 
 anchor = 0 (`zero`: maximum a posteriori) or the drawn noise z (`sampled`: keeps the diversity of the prior), and c(d), to first order,
 
-    next       c(d) = mu + s d                                    the next iterate itself
-    current    c(d) = D(x_k, k) + s/alpha (d - anchor)            the clean estimate at this iterate
-    lookahead  c(d) = D(x', k-1) + s/alpha (d - anchor),  x' = mu + s anchor    the clean estimate at the next iterate; one more evaluation
+    next       c(d) = mu + s d                               the next iterate itself
+    current    c(d) = D(x_k, k) + s/b (d - anchor)           the clean estimate at this iterate
+    lookahead  c(d) = D(mu + s anchor, k-1) + s/b (d - anchor)    the clean estimate at the next iterate; one more evaluation
 
-In all three c(d) = c + g (d - anchor), so with b = 1 for `next` and b = alpha otherwise the problem is the nearest feasible vector x* to c,
-weighted by 1/g, and x_{k-1} = mu + s anchor + b (x* - c). That holds for s -> 0 too, where the hard problem does not depend on s. With
-anchor `sampled` and `lookahead` this is DiRecT's update (arXiv 2606.15359); with `current`, projection of the clean estimate.
+In all three c(d) = c + g (d - anchor), so the problem is the nearest feasible vector x* to c, weighted by 1/g, and the iterate moves by
+b (x* - c), to x_{k-1} = mu + s anchor + b (x* - c). That holds for s -> 0 too, where the hard problem does not depend on s. For `next`,
+b = 1. For the others b says how far the iterate has to go for its clean estimate to arrive at x*: the inverse of dD/dx, which for a
+prior of unit variance, as the normaliser makes it, is 1/alpha (limited to `most_gain` where there is hardly any signal yet). DiRecT
+(arXiv 2606.15359) is `sampled` and `lookahead` with b = alpha.
+
+Several particles may be drawn for a plan: of those that end satisfied, the one with the least control energy is the most likely under
+the prior.
 
 The last step has s = 0, so the control has no authority there: the sampler ends with an explicit terminal correction, which is measured.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import jax
@@ -47,6 +52,8 @@ class OGD:
       hard: multipliers (augmented Lagrangian) or the least-squares relaxation, whose answer is differentiable.
       share: at which share of the levels, counted from the end, it is solved.
       tracks: starting points that are carried along.
+      particles: draws per plan, of which the best is returned.
+      most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
       terminal: Gauss-Newton steps of the terminal correction; at a level it is one per track.
     """
@@ -56,6 +63,8 @@ class OGD:
     hard: bool = field(default=True, metadata=dict(static=True))
     share: float = field(default=0.5, metadata=dict(static=True))
     tracks: int = field(default=2, metadata=dict(static=True))
+    particles: int = field(default=1, metadata=dict(static=True))
+    most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
     terminal: int = field(default=6, metadata=dict(static=True))
 
@@ -64,12 +73,31 @@ class OGD:
             raise ValueError(f"anchor={self.anchor!r}; there are: sampled, zero")
         if self.constrain not in ("lookahead", "current", "next"):
             raise ValueError(f"constrain={self.constrain!r}; there are: lookahead, current, next")
+        if self.particles < 1:
+            raise ValueError(f"particles={self.particles}; at least one is drawn")
         if not 0 <= self.share <= 1:
             raise ValueError(f"share={self.share}: a share of the levels is between 0 and 1")
 
     def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None = None) -> Draw:
         if not constraints:
             return DDIM()(process, constraints, key)
+        if self.particles == 1:
+            return self._draw(process, constraints, key, warm)
+        keys = jax.random.split(key, self.particles)
+        draws = jax.vmap(lambda key, warm: self._draw(process, constraints, key, warm))(keys, warm)
+        energy = jnp.where(draws.stats.acceptance > 0, draws.stats.control_energy, jnp.inf)
+        best = jnp.argmin(jnp.where(jnp.isfinite(energy), energy, jnp.inf))
+        chosen = jax.tree.map(lambda leaf: leaf[best], draws)
+        total = replace(
+            chosen.stats,
+            evaluations=jnp.sum(draws.stats.evaluations),
+            iterations=jnp.sum(draws.stats.iterations),
+            acceptance=jnp.mean(draws.stats.acceptance),
+        )
+        return replace(chosen, stats=total, warm=draws.warm)
+
+    def _draw(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None) -> Draw:
+        """One particle."""
         init_key, noise_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, (process.count, process.dim))
         levels = jnp.arange(process.count, 0, -1)
@@ -119,9 +147,9 @@ class OGD:
         if self.constrain == "next":
             reference, gain = anchored, jnp.ones(())
         elif self.constrain == "current":
-            reference, gain = clean, alpha
+            reference, gain = clean, jnp.minimum(1 / alpha, self.most_gain)
         else:
-            reference, gain = process.clean(anchored, k - 1), alpha
+            reference, gain = process.clean(anchored, k - 1), jnp.minimum(1 / alpha, self.most_gain)
         weight = 1.0 if self.hard else gain / jnp.maximum(std, 0.1)
         corrected = correction(reference, tracks, solver, weight)
         move = gain * (corrected.x - corrected.reference)
