@@ -26,10 +26,11 @@ SAMPLERS = {
     "ddim, no constraints": None,
     "ddim + IK": DDIM(),
     "snap": Snap(),
-    "rejection, best of 4": Rejection(draws=4),
+    "rejection, best of 16": Rejection(),
     "ogd": OGD(),
     "ogd, current": OGD(constrain="current"),
-    "ogd, every level": OGD(share=1.0),
+    "ogd, one candidate": OGD(candidates=1),
+    "ogd, one candidate, every level": OGD(candidates=1, share=1.0),
     "ogd, least squares": OGD(hard=False),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from diffopt.solvers import AugmentedLagrangian, GaussNewton, Problem, Status
+from diffopt.solvers import AugmentedLagrangian, GaussNewton, Problem, RealTimeIteration, Status
 from diffopt.solvers.cvxpy_reference import solve_by_cvxpy
 
 SOLVERS = {"hard": AugmentedLagrangian(), "soft": GaussNewton()}
@@ -386,3 +386,22 @@ def test_what_does_not_fit_is_named():
         AugmentedLagrangian()(Problem(cost=lambda z, _: z, bounds=lambda _: ((1.0, 2.0), 3.0)), jnp.zeros(2))
     with pytest.raises(ValueError, match="at least 1"):
         GaussNewton(iterations=0)
+
+
+def test_real_time_iterations_on_a_fixed_problem_converge_to_the_constrained_optimum():
+    """Nearest point of the half-space n.x <= b to c, in closed form: c - max(0, n.c - b) n / |n|^2; and within bounds."""
+    n, b, c = jnp.array([1.0, 2.0]), 0.5, jnp.array([1.0, 1.0])
+    problem = Problem(cost=lambda z, args: z - c, ineq=lambda z, args: jnp.atleast_1d(n @ z - b))
+    solver = RealTimeIteration()
+    z, warm = c, solver.cold(problem, c)
+    for _ in range(15):
+        result = solver(problem, z, None, warm)
+        z, warm = result.z, result.warm
+    np.testing.assert_allclose(z, c - (n @ c - b) * n / (n @ n), atol=1e-4)
+    assert result.status == Status.converged
+
+    bounded = Problem(cost=problem.cost, bounds=lambda args: (jnp.array([-1.0, -1.0]), jnp.array([0.25, 3.0])))
+    z = jnp.zeros(2)
+    for _ in range(20):
+        z = solver(bounded, z, None, solver.cold(bounded, z)).z
+    np.testing.assert_allclose(z, [0.25, 1.0], atol=1e-3)

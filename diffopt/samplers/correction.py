@@ -89,8 +89,9 @@ class Correction:
     def eliminated(self) -> bool:
         return self.eliminate and bool(self.constraints.realised)
 
-    def start(self, c: Float[Array, "n"], solver: Solver) -> Tracks:
-        """Tracks for a reference.
+    def start(self, c: Float[Array, "n"], solver: Solver) -> tuple[Tracks, Float[Array, ""]]:
+        """Tracks for a reference, and how far the best of them is from satisfying the constraints there (half the squared distance
+        to the reference, plus ten times the largest scaled violation).
 
         With joints to be found, `search` guesses are first brought near the reference by `steps` steps that look at nothing but the
         distance, and those that are then near and violate least become the tracks.
@@ -101,19 +102,19 @@ class Correction:
         count = max((len(values) for values in seeds.values()), default=1)
         number = min(max(self.search, self.tracks), count)
         z = {name: values[jnp.arange(number) % len(values)] for name, values in seeds.items()}
-        if not self.eliminated:
-            z = {"x": jnp.broadcast_to(c, (number, c.size))} | z
-        elif number > 1:
-            z = jax.vmap(lambda z: self._approach(z, args))(z)
+        whole = {"x": jnp.broadcast_to(c, (number, c.size))} | z
+        z = jax.vmap(lambda z: self._approach(z, args))(z) if self.eliminated else whole
 
-            def merit(z: dict[str, Array]) -> Float[Array, ""]:
-                terms = self._problem.terms(z, args)
-                return 0.5 * jnp.sum(terms.cost**2) + 10 * jnp.max(terms.ineq, initial=0.0)
+        def merit(z: dict[str, Array]) -> Float[Array, ""]:
+            terms = self._problem.terms(z, args)
+            violation = jnp.max(jnp.abs(terms.eq), initial=0.0) + jnp.max(terms.ineq, initial=0.0)
+            return 0.5 * jnp.sum(terms.cost**2) + 10 * violation
 
-            order = jax.lax.top_k(-jax.vmap(merit)(z), min(self.tracks, number))[1]
-            z = jax.tree.map(lambda values: values[order], z)
+        merits = jax.vmap(merit)(z)
+        order = jax.lax.top_k(-merits, min(self.tracks, number))[1]
+        z = jax.tree.map(lambda values: values[order], z)
         warm = jax.vmap(lambda z: solver.cold(self._problem, z, args))(z)
-        return Tracks(z=z, warm=warm)
+        return Tracks(z=z, warm=warm), merits[order[0]]
 
     def _approach(self, z: dict[str, Array], args) -> dict[str, Array]:
         """Some steps towards the reference, within bounds, without regard to the other constraints."""

@@ -16,7 +16,9 @@ b = 1. For the others b says how far the iterate has to go for its clean estimat
 prior of unit variance, as the normaliser makes it, is 1/alpha (limited to `most_gain` where there is hardly any signal yet). DiRecT
 (arXiv 2606.15359) is `sampled` and `lookahead` with b = alpha.
 
-Several particles may be drawn for a plan: of those that end satisfied, the one with the least control energy is the most likely under
+Local corrections do not change the mode of a prior, and a mode is decided early. So several candidates are drawn plainly down to the
+first level that is solved, and only the one whose clean estimate is nearest to feasible goes on: best of N at a share of the price.
+Several particles may be drawn for a plan, too: of those that end satisfied, the one with the least control energy is the most likely under
 the prior.
 
 The last step has s = 0, so the control has no authority there: the sampler ends with an explicit terminal correction, which is measured.
@@ -52,6 +54,7 @@ class OGD:
       hard: multipliers (augmented Lagrangian) or the least-squares relaxation, whose answer is differentiable.
       share: at which share of the levels, counted from the end, it is solved.
       tracks: starting points that are carried along.
+      candidates: plain samples down to the first level that is solved; the one nearest to feasible there goes on.
       particles: draws per plan, of which the best is returned.
       most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
@@ -61,8 +64,9 @@ class OGD:
     anchor: Anchor = field(default="sampled", metadata=dict(static=True))
     constrain: Constrain = field(default="lookahead", metadata=dict(static=True))
     hard: bool = field(default=True, metadata=dict(static=True))
-    share: float = field(default=0.5, metadata=dict(static=True))
+    share: float = field(default=0.125, metadata=dict(static=True))
     tracks: int = field(default=2, metadata=dict(static=True))
+    candidates: int = field(default=16, metadata=dict(static=True))
     particles: int = field(default=1, metadata=dict(static=True))
     most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
@@ -73,8 +77,8 @@ class OGD:
             raise ValueError(f"anchor={self.anchor!r}; there are: sampled, zero")
         if self.constrain not in ("lookahead", "current", "next"):
             raise ValueError(f"constrain={self.constrain!r}; there are: lookahead, current, next")
-        if self.particles < 1:
-            raise ValueError(f"particles={self.particles}; at least one is drawn")
+        if self.particles < 1 or self.candidates < 1:
+            raise ValueError(f"particles={self.particles}, candidates={self.candidates}; at least one is drawn")
         if not 0 <= self.share <= 1:
             raise ValueError(f"share={self.share}: a share of the levels is between 0 and 1")
 
@@ -98,23 +102,30 @@ class OGD:
 
     def _draw(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None) -> Draw:
         """One particle."""
-        init_key, noise_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, (process.count, process.dim))
-        levels = jnp.arange(process.count, 0, -1)
         solved = round(self.share * process.count)
         free = process.count - solved
+        init_key, noise_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, (solved, process.dim))
+        levels = jnp.arange(process.count, 0, -1)
+
+        correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks)
+        solver = RealTimeIteration(penalty=self.penalty, hard=self.hard)
 
         def plain(x, step):
             k, z = step
             return process.step(x, z, k), 0.5 * jnp.sum(jnp.where(process.std[k] > 0, z, 0.0) ** 2)
 
-        x, energy_before = jax.lax.scan(plain, process.prior(init_key), (levels[:free], noise[:free]))
-        correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks)
-        solver = RealTimeIteration(penalty=self.penalty, hard=self.hard)
-        tracks = warm
-        if tracks is None:
-            first = process.clean(x, levels[min(free, process.count - 1)]) if solved else x
-            tracks = correction.start(first, solver)
+        def candidate(key):
+            """A plain sample down to the first level that is solved, its tracks, and how far it is from feasible."""
+            init_key, noise_key = jax.random.split(key)
+            drawn = jax.random.normal(noise_key, (free, process.dim))
+            x, energy = jax.lax.scan(plain, process.prior(init_key), (levels[:free], drawn))
+            return x, jnp.sum(energy), *correction.start(process.clean(x, levels[free]) if solved else x, solver)
+
+        candidates = jax.vmap(candidate)(jax.random.split(init_key, self.candidates))
+        best = jnp.argmin(jnp.where(jnp.isfinite(candidates[-1]), candidates[-1], jnp.inf))
+        x, energy_before, tracks, _ = jax.tree.map(lambda leaf: leaf[best], candidates)
+        tracks = tracks if warm is None else warm
 
         def body(carry, step):
             x, tracks = carry
@@ -122,16 +133,16 @@ class OGD:
             x, tracks, energy, iterations = self._level(process, correction, solver, x, tracks, z, k)
             return (x, tracks), (energy, iterations)
 
-        (x, tracks), (energy, iterations) = jax.lax.scan(body, (x, tracks), (levels[free:], noise[free:]))
+        (x, tracks), (energy, iterations) = jax.lax.scan(body, (x, tracks), (levels[free:], noise))
         end = correction.settle(x, tracks, solver, steps=self.terminal)
         return Draw(
             x=end.x,
             aux=end.aux,
             settled=end.settled,
             stats=stats(
-                evaluations=process.count + (solved if self.constrain == "lookahead" else 0) + (warm is None and solved > 0),
+                evaluations=self.candidates * (free + (solved > 0)) + solved * (2 if self.constrain == "lookahead" else 1),
                 iterations=jnp.sum(iterations) + end.iterations,
-                control_energy=jnp.sum(energy_before) + jnp.sum(energy),
+                control_energy=energy_before + jnp.sum(energy),
                 terminal_move=jnp.linalg.norm(end.x - end.reference),
                 acceptance=end.satisfied,
             ),
