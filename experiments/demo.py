@@ -1,8 +1,9 @@
 """The main job: `make demo`, or `python -m experiments.demo [--trials 200] [--output results/demo]`.
 
 Held-out objects on a table with obstacles, a Franka Panda with an Allegro hand at random places around it. The shipped policy was trained
-on the floating hand and never saw an arm. Three ways to sample it: plainly, followed by inverse kinematics; rejection, with as many draws
-as fit into the time that OGD takes on this machine; and OGD. Every plan is judged by C MuJoCo and executed by the whole arm and hand.
+on the floating hand and never saw an arm. Four ways to sample it: plainly, followed by inverse kinematics; rejection, with as many draws
+as fit into the time that OGD takes on this machine; OGD; and OGD without its levels, which only screens candidates and snaps the best of
+them, to show what the levels add. Every plan is judged by C MuJoCo and executed by the whole arm and hand.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from diffopt.samplers import OGD, Rejection, Snap
 from experiments import grasping
 
 PICTURES = 5  # per sampler
+ORDER = ("ddim_snap", "rejection", "screened", "ogd")
 
 
 def main() -> None:
@@ -69,13 +71,13 @@ def _run(config: dict[str, Any], results: Any, console: Console) -> list[dict[st
             problems += grasping.instances(robot, trials, config["seed"], config["scene"]["difficulty"], [i])
             progress.advance(making)
         seconds: dict[str, float] = {}
-        for name in ("ogd", "ddim_snap", "rejection"):
+        for name in ("ogd", "ddim_snap", "rejection", "screened"):
             task = progress.add_task(f"{name}: sampling", total=trials)
             if name == "rejection":
                 probe = grasping.draw(policy, problems, Rejection(draws=4), seed=1, numbers=range(trials), levels=config["levels"])
                 sampler = grasping.matched(probe.seconds / 4, seconds["ogd"])
             else:
-                sampler = OGD() if name == "ogd" else Snap()
+                sampler = {"ogd": OGD(), "screened": OGD(share=0.0), "ddim_snap": Snap()}[name]
             last: dict[int, Any] = {}
 
             def observe(i: int, model: Any, data: Any, last: dict[int, Any] = last) -> None:
@@ -100,20 +102,19 @@ def _run(config: dict[str, Any], results: Any, console: Console) -> list[dict[st
                 for i, (model, data) in sorted(last.items())
             ]
     results.extend(rows)
-    order = ("ddim_snap", "rejection", "ogd")
-    picture = render_grid([v for name in order for v in views[name]], results.path / "grasps.png", columns=PICTURES)
-    console.print(f"picture (rows: {', '.join(order)}; green: lifted and held): {picture.path or 'none: ' + picture.advice}")
+    picture = render_grid([v for name in ORDER for v in views[name]], results.path / "grasps.png", columns=PICTURES)
+    console.print(f"picture (rows: {', '.join(ORDER)}; green: lifted and held): {picture.path or 'none: ' + picture.advice}")
     return results.rows()
 
 
 def _report(config: dict[str, Any], results: Any, rows: list[dict[str, Any]], console: Console) -> None:
-    by = {name: [row for row in rows if row["sampler"] == name] for name in ("ddim_snap", "rejection", "ogd")}
+    by = {name: [row for row in rows if row["sampler"] == name] for name in ORDER}
     summary = [grasping.summarise(cell[0]["label"], cell) for cell in by.values()]
     success = {name: np.array([row["success"] for row in cell]) for name, cell in by.items()}
     results.finish(summary, config["seed"])
     title = f"{config['trials']} held-out objects, {config['embodiment']['name']}, {config['scene']['difficulty']} scenes"
     console.print(table(title, grasping.COLUMNS, summary))
-    for name in ("ddim_snap", "rejection"):
+    for name in ORDER[:-1]:
         pair = mcnemar(success["ogd"], success[name])
         counts = f"{pair.only_first} trials only ogd, {pair.only_second} only {name}"
         console.print(f"ogd against {name}, paired: {counts} (exact McNemar p = {pair.p_value:.2g})")

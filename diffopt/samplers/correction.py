@@ -24,7 +24,7 @@ from diffopt.constraints import Bounded, Constraint, ConstraintSet, JointsLinear
 from diffopt.policies.base import Policy
 from diffopt.solvers import Problem, RealTimeIteration, Solver, SolverResult, Status, Terms
 
-SMALLEST_SCALE = 1e-3  # of a row whose tolerance is smaller [the row's units]
+SMALLEST_SCALE = 1e-2  # of a row whose tolerance is smaller [the row's units]
 
 
 @jax.tree_util.register_dataclass

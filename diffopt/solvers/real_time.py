@@ -6,7 +6,7 @@ such a sequence. With the augmented Lagrangian of `augmented_lagrangian`, values
 
     x+ = x + p,   p from the damped, bounded Gauss-Newton equations,   v+ = v + J p,   mu+ = max(0, mu + rho v+),   lam+ = lam + rho v+.
 
-Nothing is evaluated at x+: cost and violations of the result are those that the linearisation predicts, and its status says so.
+Multipliers are left alone where the step had to be shortened: far from a solution they would only wind up. Nothing is evaluated at x+: cost and violations of the result are those that the linearisation predicts, and its status says so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RealTimeIteration:
 
     Attributes:
       penalty: rho.
-      damping: relative to diag A.
+      damping: relative to the diagonal of the cost's part of A.
       longest: largest change of any unknown in one step, in its units.
       tolerance: on the violations, and on the step relative to 1 + max |x|, for a status of converged.
       hard: whether multipliers are updated; without, each problem is the least-squares relaxation, eq and ineq weighted by rho.
@@ -67,10 +67,13 @@ class RealTimeIteration:
         weight = jnp.where(flat.is_ineq, jnp.where(residual > 0, root, 0.0), jnp.where(flat.is_eq, root, 1.0))
         weighted = jacobian * weight
         A, g = weighted @ weighted.T, weighted @ residual
-        diagonal = jnp.diagonal(A)
-        ridge = self.damping * jnp.maximum(diagonal, 1e-3 * jnp.max(diagonal)) + 1e-9
+        # Relative to the cost's own curvature: relative to all of A, a stiff constraint would freeze the directions along it.
+        own = jnp.sum(jnp.where(flat.is_ineq | flat.is_eq, 0.0, jacobian) ** 2, axis=1)
+        ridge = self.damping * jnp.maximum(own, 1e-2 * jnp.max(own)) + 1e-7 * jnp.max(jnp.diagonal(A)) + 1e-9
         step = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(A + jnp.diag(ridge)), True), g)
-        step = step * jnp.minimum(1.0, self.longest / jnp.maximum(jnp.max(jnp.abs(step)), 1e-12))
+        size = jnp.max(jnp.abs(step))
+        step = step * jnp.minimum(1.0, self.longest / jnp.maximum(size, 1e-12))
+        near = size <= self.longest
         finite = jnp.all(jnp.isfinite(step))
         step = jnp.clip(x + jnp.where(finite, step, 0.0), flat.lower, flat.upper) - x
         ahead = flat.split(values + step @ jacobian)
@@ -80,10 +83,12 @@ class RealTimeIteration:
         kept = jnp.maximum(eq_violation, ineq_violation) <= self.tolerance
         status = jnp.where(still, jnp.where(kept, Status.converged, Status.infeasible), Status.iteration_limit)
         if self.hard:
+            eq = warm.eq_multiplier + warm.penalty * ahead.eq
+            ineq = jnp.maximum(warm.ineq_multiplier + warm.penalty * ahead.ineq, 0)
             warm = replace(
                 warm,
-                eq_multiplier=warm.eq_multiplier + warm.penalty * ahead.eq,
-                ineq_multiplier=jnp.maximum(warm.ineq_multiplier + warm.penalty * ahead.ineq, 0),
+                eq_multiplier=jnp.where(near, eq, warm.eq_multiplier),
+                ineq_multiplier=jnp.where(near, ineq, warm.ineq_multiplier),
             )
         return SolverResult(
             z=flat.unravel(x + step),
