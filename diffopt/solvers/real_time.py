@@ -6,7 +6,8 @@ such a sequence. With the augmented Lagrangian of `augmented_lagrangian`, values
 
     x+ = x + p,   p from the damped, bounded Gauss-Newton equations,   v+ = v + J p,   mu+ = max(0, mu + rho v+),   lam+ = lam + rho v+.
 
-Multipliers are left alone where the step had to be shortened: far from a solution they would only wind up. Nothing is evaluated at x+: cost and violations of the result are those that the linearisation predicts, and its status says so.
+Multipliers are left alone where the step had to be shortened: far from a solution they would only wind up. Nothing is evaluated at x+:
+cost and violations of the result are those that the linearisation predicts, and its status says so.
 """
 
 from __future__ import annotations
