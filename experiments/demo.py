@@ -91,16 +91,17 @@ def _run(config: dict[str, Any], results: Any, console: Console) -> list[dict[st
             seconds[name] = cell.drawn.seconds
             label = f"rejection, best of {sampler.draws}" if isinstance(sampler, Rejection) else name
             rows |= {f"{name}-{i}": {"sampler": name, "label": label} | row for i, row in enumerate(cell.rows)}
-            views[name] = [
-                View(
-                    model=model,
-                    data=data,
-                    lookat=np.asarray(problems[i].scene.placement.position) + np.array([0, 0, 0.15]),
-                    distance=1.6,
-                    frame=GREEN if cell.outcome.success[i] else RED,
+            for i in range(min(PICTURES, trials)):  # what was never set in motion is drawn as it was planned
+                model, data = last.get(i) or grasping.planned(problems[i], cell.drawn.solution, i)
+                views.setdefault(name, []).append(
+                    View(
+                        model=model,
+                        data=data,
+                        lookat=np.asarray(problems[i].scene.placement.position) + np.array([0, 0, 0.1]),
+                        distance=1.2,
+                        frame=GREEN if cell.outcome.success[i] else RED,
+                    )
                 )
-                for i, (model, data) in sorted(last.items())
-            ]
     results.extend(rows)
     picture = render_grid([v for name in ORDER for v in views[name]], results.path / "grasps.png", columns=PICTURES)
     console.print(f"picture (rows: {', '.join(ORDER)}; green: lifted and held): {picture.path or 'none: ' + picture.advice}")

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 
 import diffopt
@@ -107,6 +108,15 @@ def judge(problems: Sequence[Instance], solution: diffopt.Solution) -> np.ndarra
     return np.array([Judge.of(p.robot, p.scene)(grasp, joints).feasible for p, grasp, joints in plans])
 
 
+def planned(problem: Instance, solution: diffopt.Solution, index: int) -> tuple[Any, Any]:
+    """The scene with the robot in the posture of plan `index`, as (MjModel, MjData)."""
+    judge = Judge.of(problem.robot, problem.scene)
+    grasp = jax.tree.map(lambda leaf: np.asarray(leaf[index]), solution.plans)
+    judge(grasp, np.asarray(solution.joints[index]))
+    mujoco.mj_forward(judge.model, judge.data)
+    return judge.model, judge.data
+
+
 def execute(problems: Sequence[Instance], solution: diffopt.Solution, config: Mapping[str, Any], **options: Any):
     """The outcome of every plan under the protocol: the whole arm and hand, or the floating hand at the planned wrist."""
     name, engine = config["protocol"]["name"], config["engine"]["name"]
@@ -169,10 +179,10 @@ COLUMNS = {
     "sampler": "sampler",
     "trials": "trials",
     "success": "success % [95 %]",
-    "feasible": "feasible % (judge)",
-    "refused": "own verdict refused by the judge",
+    "feasible": "feasible % by judge",
+    "refused": "refused by judge",
     "ms": "ms a plan",
-    "evaluations": "network evaluations",
+    "evaluations": "evaluations",
 }
 
 
