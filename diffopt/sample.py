@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def sample(
 
     Returns:
       The plans, each with its status, its violations by name, and what it cost. A plan that violates a constraint beyond its tolerance
-      is never marked feasible: the violations are computed from the returned plan, apart from the sampler.
+      is never marked feasible: the violations are computed from the returned plan, apart from the sampler. A plan that was dragged
+      away from all that the policy was trained on violates "support" [standard deviations], whatever else it satisfies.
 
     Raises:
       TypeError: if a constraint does not speak about the policy's type of plan.
@@ -75,15 +77,20 @@ def _sample(policy, constraints, keys, sampler, eta, warm, levels) -> Solution:
         draw = sampler(process, constraints, key, warm)
         plan = policy.decode(draw.x)
         report = constraints.report(plan, draw.aux, policy.context)
+        violation, where, satisfied = report.violation, report.where, report.satisfied
+        if math.isfinite(policy.support):
+            beyond = jnp.maximum(jnp.abs(draw.x) - policy.support, 0)
+            violation, where = violation | {"support": jnp.max(beyond)}, where | {"support": jnp.argmax(beyond)}
+            satisfied &= jnp.max(beyond) <= 0
         finite = jnp.all(jnp.isfinite(draw.x)) & jnp.all(
-            jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((plan, draw.aux, report.violation))])
+            jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((plan, draw.aux, violation))])
         )
         return Solution(
             plans=plan,
             aux=draw.aux,
-            violation=report.violation,
-            where=report.where,
-            status=verdict(finite, report.satisfied, draw.settled),
+            violation=violation,
+            where=where,
+            status=verdict(finite, satisfied, draw.settled),
             stats=draw.stats,
             warm=draw.warm,
             labels=constraints.labels(),

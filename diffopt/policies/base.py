@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -92,6 +93,7 @@ class Policy:
       schedule: noise schedule the denoiser was trained with.
       spec: what the vector means.
       needs_observation: whether it can be sampled before `given`.
+      support: largest normalised coordinate, in absolute value, of a plan that still counts as this policy's; infinite for no such bound.
     """
 
     denoiser: Denoiser
@@ -102,6 +104,7 @@ class Policy:
     spec: PlanSpec = field(metadata=dict(static=True))
     name: str = field(default="policy", metadata=dict(static=True))
     needs_observation: bool = field(default=True, metadata=dict(static=True))
+    support: float = field(default=math.inf, metadata=dict(static=True))
 
     def given(self, observation: Any) -> Policy:
         """This policy bound to an observation (for a grasp policy, a `Target`)."""

@@ -21,6 +21,7 @@ from diffopt.policies.base import Normalizer, Policy
 from diffopt.policies.networks import BasisPointEncoder, FilmMLP, NetworkDenoiser
 
 WEIGHTS = Path(__file__).parent / "weights"
+SUPPORT = 8.0  # [standard deviations of the training data] a plan further out, dragged to where an arm happens to reach, is no grasp
 _FORMAT = 1
 
 
@@ -101,6 +102,7 @@ def _build(recipe: dict[str, Any], arrays: dict[str, np.ndarray]) -> Policy:
         ),
         normalizer=Normalizer(mean=array("normalizer/mean"), scale=array("normalizer/scale")),
         schedule=schedule,
+        support=SUPPORT,
         spec=GraspSpec(hand=recipe["spec"]["hand"], joint_names=tuple(recipe["spec"]["joint_names"])),
     )
 
