@@ -28,9 +28,9 @@ SAMPLERS = {
     "snap": Snap(),
     "rejection, best of 16": Rejection(),
     "ogd": OGD(),
-    "ogd, current": OGD(constrain="current"),
-    "ogd, one candidate": OGD(candidates=1),
-    "ogd, one candidate, every level": OGD(candidates=1, share=1.0),
+    "ogd, 4 particles": OGD(particles=4),
+    "ogd, lookahead": OGD(constrain="lookahead"),
+    "ogd, every level": OGD(every=1, window=(1.0, 0.0)),
     "ogd, least squares": OGD(hard=False),
 }
 

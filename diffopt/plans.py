@@ -38,6 +38,10 @@ class PlanSpec(Protocol):
         """The inverse of `decode`."""
         ...
 
+    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "m"]:
+        """A residual whose squared norm says how far apart two vectors are as plans; `scale` is what counts as one, by element."""
+        ...
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +84,12 @@ class GraspSpec:
     Attributes:
       hand: name of the hand.
       joint_names: the J finger joints, in the order of the vector.
+      hold: what counts as one in `difference` for the place of the object in the hand [m].
     """
 
     hand: str
     joint_names: tuple[str, ...]
+    hold: float = 0.03
 
     plan_type = Grasp
 
@@ -99,6 +105,14 @@ class GraspSpec:
     def encode(self, plan: Grasp, frame: Pose) -> Float[Array, "n"]:
         wrist = frame.inverse() @ plan.wrist
         return jnp.concatenate([wrist.position, rotation_to_6d(wrist.rotation), plan.joints, plan.squeeze])
+
+    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "n"]:
+        """The wrist's translation counts where the object is, not where the wrist is: with (R, p) and (R', p') in the object's frame, the
+        hand has moved by p - R R'^T p' past the object's origin. To carry the hand around the object is then cheap, and
+        to shift the object in the hand is dear, as it is for the grasp."""
+        turn = rotation_from_6d(vector[3:9]) @ rotation_from_6d(reference[3:9]).T
+        moved = vector[:3] - turn @ reference[:3]
+        return jnp.concatenate([moved / self.hold, ((vector - reference) / scale)[3:]])
 
 
 @jax.tree_util.register_dataclass
@@ -122,3 +136,6 @@ class PointSpec:
 
     def encode(self, plan: Point, frame: Pose) -> Float[Array, "n"]:
         return plan.values
+
+    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "n"]:
+        return (vector - reference) / scale

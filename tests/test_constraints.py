@@ -12,6 +12,7 @@ from diffopt.constraints import (
     ConstraintSet,
     JointLimits,
     JointsLinear,
+    JointsRealised,
     Reach,
     Realisable,
     SceneCollision,
@@ -149,6 +150,28 @@ def test_realise_makes_the_reach_residual_zero(robot):
         np.testing.assert_allclose(again.position, plan.position)
 
 
+def test_the_realised_plan_moves_with_the_joints_as_differentiation_says(robot):
+    moved = robot.at(
+        Pose(position=jnp.array([0.3, -0.4, 0.1]), rotation=jnp.asarray(_rotation(np.random.default_rng(0))))
+    )
+    reach, aux = Reach(robot=moved), {"joints": random_joints(robot, 4)}
+    assert isinstance(reach, JointsRealised)
+    plan, rate = reach.realised(grasp(robot), aux, None)
+    expected = jax.jacfwd(lambda joints: reach.realise(grasp(robot), {"joints": joints}, None))(aux["joints"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, np.moveaxis(b, -1, 0), atol=1e-5), rate, expected)
+    np.testing.assert_allclose(plan.position, reach.realise(grasp(robot), aux, None).position)
+
+
+def test_tightening_adds_to_every_margin_and_to_nothing_else(robot):
+    constraints = robot.constraints | SceneCollision(shapes=SCENE, robot=robot)
+    tight = constraints.tightened(0.05)
+    assert tight.names == constraints.names
+    plan, aux = grasp(robot), {"joints": robot.home}
+    for before, after in zip(constraints, tight, strict=True):
+        more = 0.05 if before.name != "reach" else 0.0
+        np.testing.assert_allclose(after.residual(plan, aux, None), before.residual(plan, aux, None) + more, atol=1e-6)
+
+
 def test_reach_measures_metres_and_radians(robot):
     reach, joints = Reach(robot=robot), robot.home
     tool = robot.tool_pose(joints)
@@ -162,7 +185,7 @@ def test_reach_starts_from_postures_near_the_wrist(robot):
     reach = Reach(robot=robot, seeds=4)
     aux = reach.auxiliary(reach.realise(grasp(robot), {"joints": robot.seeds[30]}, None), None)
     assert aux["joints"].shape == (4, 7)
-    np.testing.assert_allclose(aux["joints"][0], robot.seeds[30])
+    np.testing.assert_allclose(aux["joints"][0], robot.seeds[30])  # the nearest first
 
 
 def test_limits_are_bounds(robot):

@@ -71,6 +71,18 @@ def test_moving_the_frame_moves_the_wrist_and_nothing_else():
     assert_close((after.joints, after.squeeze), (before.joints, before.squeeze))
 
 
+def test_a_hand_carried_around_the_object_has_only_turned():
+    """The difference of two grasps counts a translation where the object is."""
+    one, scale = SPEC.encode(random_grasp(jax.random.key(9)), Pose.identity()), jnp.full(SPEC.dim, 0.5)
+    np.testing.assert_allclose(SPEC.difference(one, one, scale), np.zeros(SPEC.dim), atol=1e-3)
+    turn = random_pose(jax.random.key(10)).rotation
+    around = SPEC.encode(SPEC.decode(one, Pose(position=jnp.zeros(3), rotation=turn)), Pose.identity())
+    assert_close(SPEC.difference(around, one, scale)[:3], jnp.zeros(3), atol=1e-3)
+    assert jnp.linalg.norm(SPEC.difference(around, one, scale)[3:9]) > 0.1
+    shifted = one.at[0].add(0.06)
+    assert_close(SPEC.difference(shifted, one, scale), jnp.zeros(SPEC.dim).at[0].set(0.06 / SPEC.hold), atol=1e-3)
+
+
 def test_the_triplet_is_symmetric_about_the_grasp():
     grasp = random_grasp(jax.random.key(8))
     assert_close((grasp.pregrasp + grasp.squeezed) / 2, grasp.joints)

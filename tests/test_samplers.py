@@ -16,7 +16,7 @@ from diffopt.samplers import OGD, available, load
 from diffopt.schedules import Cosine, Flow
 
 OGD_FAMILY = [
-    OGD(anchor=anchor, constrain=constrain, hard=hard, share=0.5, candidates=2)
+    OGD(anchor=anchor, constrain=constrain, hard=hard, every=1, window=(1.0, 0.0), particles=2)
     for anchor in ("sampled", "zero")
     for constrain in ("lookahead", "current", "next")
     for hard in (True, False)
@@ -119,7 +119,8 @@ def test_gradients_through_the_least_squares_mode():
     """d(mean plan)/d(offset) against central differences."""
 
     def mean(offset):
-        return diffopt.sample(POLICY, half_space(offset), n=8, key=3, sampler=OGD(hard=False, share=0.5, candidates=1)).plans.values.mean()
+        sampler = OGD(hard=False, every=1, window=(1.0, 0.0))
+        return diffopt.sample(POLICY, half_space(offset), n=8, key=3, sampler=sampler).plans.values.mean()
 
     exact = jax.grad(mean)(-0.5)
     numerical = (mean(-0.5 + 5e-3) - mean(-0.5 - 5e-3)) / 1e-2

@@ -1,6 +1,15 @@
 """Constraints: residuals of plans in physical units."""
 
-from diffopt.constraints.base import Bounded, Constraint, HasAuxiliary, JointsLinear, Labelled, Realisable
+from diffopt.constraints.base import (
+    Bounded,
+    Constraint,
+    HasAuxiliary,
+    HasMargin,
+    JointsLinear,
+    JointsRealised,
+    Labelled,
+    Realisable,
+)
 from diffopt.constraints.collision import SceneCollision
 from diffopt.constraints.function import from_residual
 from diffopt.constraints.joint_limits import JointLimits
@@ -14,8 +23,10 @@ __all__ = [
     "Constraint",
     "ConstraintSet",
     "HasAuxiliary",
+    "HasMargin",
     "JointLimits",
     "JointsLinear",
+    "JointsRealised",
     "Labelled",
     "Reach",
     "Realisable",

@@ -64,12 +64,29 @@ class Realisable(Protocol):
 
 
 @runtime_checkable
+class JointsRealised(Protocol):
+    """A realisable equality, solved by the joints alone, that knows how the realised plan moves with them."""
+
+    def realised(self, plan: Any, aux: Auxiliary, context: Any) -> tuple[Any, Any]:
+        """The realised plan, and its derivative by aux["joints"]: a plan whose leaves have a leading axis of joints."""
+        ...
+
+
+@runtime_checkable
 class Bounded(Protocol):
     """A constraint that is only box bounds on auxiliary unknowns, which a solver may enforce by clipping."""
 
     def bounds(self) -> dict[str, tuple[Float[Array, "n"], Float[Array, "n"]]]:
         """Lower and upper bounds by the name of the unknown."""
         ...
+
+
+@runtime_checkable
+class HasMargin(Protocol):
+    """A constraint that keeps a margin, in its residual's units; a dataclass, so that `replace` changes it."""
+
+    @property
+    def margin(self) -> Any: ...
 
 
 @runtime_checkable

@@ -48,7 +48,7 @@ class SceneCollision:
     arm_shapes: Shapes = field(default_factory=Shapes.none)
     robot: Embodiment | None = None
     margin: float | Float[Array, ""] = 1e-3
-    rows: str = field(default="sphere", metadata=dict(static=True))
+    rows: str = field(default="body", metadata=dict(static=True))
     name: str = field(default="scene_collision", metadata=dict(static=True))
 
     kind: ClassVar[Kind] = "ineq"

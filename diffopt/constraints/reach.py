@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, Kind
-from diffopt.geometry import rotation_vector
+from diffopt.geometry import Pose, rotation_vector
 from diffopt.plans import Grasp
 from diffopt.robots.embodiment import Embodiment
+from diffopt.robots.motion import screws
 
 _LABELS = ("x [m]", "y [m]", "z [m]", "turn about x [rad]", "turn about y [rad]", "turn about z [rad]")
 
@@ -54,6 +55,22 @@ class Reach:
         """The plan with its wrist where the joints hold the tool."""
         tool = self.robot.tool_pose(aux["joints"])
         return replace(plan, position=tool.position, rotation=tool.rotation)
+
+    def realised(self, plan: Grasp, aux: Auxiliary, context: Any) -> tuple[Grasp, Grasp]:
+        """The realised plan, and its derivative by the joints, whose leaves have a leading axis of joints."""
+        robot = self.robot
+        tool = robot.kinematics.body(robot.tool)
+        frames = robot.kinematics.fk(robot.qpos(aux["joints"]), only=(tool,))
+        pose = robot.base @ Pose(position=frames.position[tool], rotation=frames.rotation[tool])
+        of_moment, of_normal = screws(robot, frames)
+        turning, moving = of_moment, of_normal + jnp.cross(of_moment, frames.position[tool])
+        rate = Grasp(
+            position=moving @ robot.base.rotation.T,
+            rotation=robot.base.rotation @ jnp.cross(turning[:, :, None], frames.rotation[tool][None], axis=1),
+            joints=jnp.zeros((turning.shape[0], plan.joints.shape[0])),
+            squeeze=jnp.zeros((turning.shape[0], plan.squeeze.shape[0])),
+        )
+        return replace(plan, position=pose.position, rotation=pose.rotation), rate
 
     def labels(self) -> tuple[str, ...]:
         return _LABELS

@@ -42,7 +42,7 @@ class SelfCollision:
 
     robot: Embodiment
     margin: float | Float[Array, ""] = 1e-3
-    rows: str = field(default="sphere", metadata=dict(static=True))
+    rows: str = field(default="body", metadata=dict(static=True))
     name: str = field(default="self_collision", metadata=dict(static=True))
 
     kind: ClassVar[Kind] = "ineq"

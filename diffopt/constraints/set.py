@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from diffopt.constraints.base import (
     Bounded,
     Constraint,
     HasAuxiliary,
+    HasMargin,
     Kind,
     Labelled,
     NeedsRobot,
@@ -97,6 +98,10 @@ class ConstraintSet:
         i = self._index(name)
         return ConstraintSet((*self.constraints[:i], constraint, *self.constraints[i + 1 :]))
 
+    def tightened(self, amount: float | Float[Array, ""]) -> ConstraintSet:
+        """The set with `amount` added to every margin, each in its own units (m, rad)."""
+        return ConstraintSet(tuple(_tightened(c, amount) if isinstance(c, HasMargin) else c for c in self))
+
     def auxiliary(self, plan: Any, context: Any) -> dict[str, Float[Array, "seeds n"]]:
         """Auxiliary unknowns of all constraints by name, each with its initial guesses; of a shared one the first to name it decides."""
         out: dict[str, Array] = {}
@@ -155,6 +160,10 @@ class ConstraintSet:
         if name not in self.names:
             raise KeyError(f"no constraint {name!r} in this set; it has: {', '.join(self.names) or 'none'}")
         return self.names.index(name)
+
+
+def _tightened(constraint: Any, amount: float | Float[Array, ""]) -> Any:
+    return replace(constraint, margin=constraint.margin + amount)
 
 
 def _bind(constraints: tuple[Constraint, ...]) -> tuple[Constraint, ...]:

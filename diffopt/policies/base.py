@@ -122,6 +122,12 @@ class Policy:
         """The normalised vector of a plan."""
         return self.normalizer.normalize(self.spec.encode(plan, self._context.frame))
 
+    def difference(self, z: Float[Array, "n"], reference: Float[Array, "n"]) -> Float[Array, "m"]:
+        """How far the plan of normalised z is from that of `reference`, in standard deviations; half its squared norm is the distance
+        of plans."""
+        raw = self.normalizer.denormalize
+        return self.spec.difference(raw(z), raw(reference), self.normalizer.scale)
+
     def clean(self, z: Float[Array, "n"], t: Float[Array, ""]) -> Float[Array, "n"]:
         """The denoiser's clean estimate at normalised z and time t."""
         return self.denoiser(z, t, self._context.condition)

@@ -25,7 +25,7 @@ from diffopt.robots.sampling import Contacts, contacts, spread
 if TYPE_CHECKING:
     import mujoco
 
-_SEEDS = 256
+_SEEDS = 1024
 
 
 @jax.tree_util.register_dataclass
@@ -225,13 +225,17 @@ class Embodiment:
         return _below(self.kinematics, self.tool)
 
     def nearest_seeds(self, tool: Pose, n: int) -> Float[Array, "n A"]:
-        """The `n` seeds whose tool is nearest to `tool` (T_world_tool), 0.3 m counting as much as 1 rad; nearest first."""
+        """`n` seeds whose tool is near `tool` (T_world_tool), 0.3 m counting as much as 1 rad, nearest first: the seeds are dealt out to
+        n groups, and the nearest of each is taken."""
         wanted = self.base.inverse() @ tool
-        apart = jnp.sum((self.seed_tools.position - wanted.position) ** 2, axis=-1) / 0.3**2
-        # |R_a - R_b|_F^2 = 4 (1 - cos angle), close to 2 angle^2
-        turned = jnp.sum((self.seed_tools.rotation - wanted.rotation) ** 2, axis=(-2, -1)) / 2
-        _, index = jax.lax.top_k(-(apart + turned), min(n, self.seeds.shape[0]))
-        return self.seeds[index]
+        n = min(n, self.seeds.shape[0])
+        size = self.seeds.shape[0] // n
+        # -|p - w|^2 / .3^2 - |R - W|_F^2 / 2, less what is the same for all; |R - W|_F^2 = 4 (1 - cos angle), close to 2 angle^2
+        p, R = self.seed_tools.position / 0.3, self.seed_tools.rotation.reshape(-1, 9)
+        near = p @ (2 / 0.3 * wanted.position) + R @ wanted.rotation.reshape(9) - jnp.sum(p * p, axis=-1)
+        groups = near[: n * size].reshape(size, n)
+        best = jnp.argmax(groups, axis=0) * n + np.arange(n)
+        return self.seeds[best[jax.lax.top_k(jnp.max(groups, axis=0), n)[1]]]
 
     def model_spec(self, *things: Any) -> mujoco.MjSpec:
         """An MjSpec of the robot with its base in place, to which each of `things` (a scene, ...) has added itself.

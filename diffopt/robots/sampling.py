@@ -17,7 +17,7 @@ from diffopt.robots.bodies import Spheres
 if TYPE_CHECKING:
     import mujoco
 
-_SAMPLES = 2000
+_SAMPLES = 4000
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 
 
@@ -48,7 +48,8 @@ class Contacts:
 def contacts(
     model: mujoco.MjModel, spheres: Spheres, posture: np.ndarray, arm: list[int], hand: list[int]
 ) -> tuple[Contacts, np.ndarray]:
-    """Pairs of bodies that can collide, by sampling the joint ranges; and the postures (n, nq) sampled in which none does.
+    """Pairs of bodies that can collide, by sampling the joint ranges; and the postures (n, nq) sampled in which none does, with the
+    hand at rest.
 
     Left out are: bodies with no joint between them, parent and child, pairs excluded in the file, pairs within the hand (below the
     last joint of the arm: what fingers do to each other is the plan's own affair), pairs that overlap in more than 95 % of the
@@ -58,20 +59,12 @@ def contacts(
       posture: positions of the joints that are not sampled.
       arm, hand: indices in qpos of the joints that are.
     """
-    import mujoco
-
     rng_columns = arm + hand
     postures = np.tile(posture, (_SAMPLES, 1))
     low, high = _bounds(model, rng_columns)
     postures[:, rng_columns] = low + (high - low) * halton(_SAMPLES, len(rng_columns))
-    data = mujoco.MjData(model)
     body = np.array(spheres.body, int)
-    local = np.array(spheres.center, float).reshape(-1, 3)
-    placed = np.empty((_SAMPLES, len(spheres), 3))
-    for k, q in enumerate(postures):
-        data.qpos[:] = q
-        mujoco.mj_kinematics(model, data)
-        placed[k] = np.einsum("sij,sj->si", data.xmat.reshape(-1, 3, 3)[body], local) + data.xpos[body]
+    placed = _place(model, spheres, postures)
     moving = tuple(int(i) for i in np.flatnonzero(np.ptp(placed, axis=0).max(axis=-1) > 1e-6)) if len(spheres) else ()
 
     used = [int(b) for b in np.unique(body)]
@@ -98,7 +91,31 @@ def contacts(
             pairs.append((a, b))
             clear &= nearest > 0
     name = lambda listed: tuple((model.body(a).name, model.body(b).name) for a, b in listed)  # noqa: E731
-    return Contacts(pairs=tuple(pairs), names=name(pairs), always=name(always), moving=moving), postures[clear]
+    found = Contacts(pairs=tuple(pairs), names=name(pairs), always=name(always), moving=moving)
+    free = postures[clear]
+    free[:, hand] = posture[hand]
+    if hand:  # clear with the hand at rest, too
+        placed = _place(model, spheres, free)
+        for a, b in pairs:
+            one, two = np.flatnonzero(body == a), np.flatnonzero(body == b)
+            apart = np.linalg.norm(placed[:, one, None] - placed[:, None, two], axis=-1)
+            keep = np.min(apart - radius[one][:, None] - radius[two], axis=(1, 2)) > 0
+            free, placed = free[keep], placed[keep]
+    return found, free
+
+
+def _place(model: mujoco.MjModel, spheres: Spheres, postures: np.ndarray) -> np.ndarray:
+    """Centres of all spheres (n, S, 3) in the world [m] at postures (n, nq)."""
+    import mujoco
+
+    data = mujoco.MjData(model)
+    body, local = np.array(spheres.body, int), np.array(spheres.center, float).reshape(-1, 3)
+    placed = np.empty((len(postures), len(spheres), 3))
+    for k, q in enumerate(postures):
+        data.qpos[:] = q
+        mujoco.mj_kinematics(model, data)
+        placed[k] = np.einsum("sij,sj->si", data.xmat.reshape(-1, 3, 3)[body], local) + data.xpos[body]
+    return placed
 
 
 def halton(n: int, dim: int) -> np.ndarray:

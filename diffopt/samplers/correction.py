@@ -2,7 +2,7 @@
 
 Given a reference vector c (an iterate or a clean estimate), over the vector x and the auxiliary unknowns a (the robot's joints),
 
-    minimise    1/2 w^2 |x - c|^2 + 1/2 |cost(x, a)|^2
+    minimise    1/2 w^2 |x - c|^2 + 1/2 |cost(x, a)|^2        (x - c: the policy's `difference`)
     subject to  eq(x, a) = 0,   ineq(x, a) <= 0,   a_lower <= a <= a_upper.
 
 c is first replaced by encode(decode(c)), what it means. What a vector may hold beyond that, such as six numbers of a rotation that are
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from diffopt.constraints import Bounded, Constraint, ConstraintSet, JointsLinear
+from diffopt.constraints import Bounded, Constraint, ConstraintSet, JointsLinear, JointsRealised
 from diffopt.policies.base import Policy
 from diffopt.solvers import Problem, RealTimeIteration, Solver, SolverResult, Status, Terms
 
@@ -82,49 +82,74 @@ class Correction:
     constraints: ConstraintSet
     tracks: int = field(default=4, metadata=dict(static=True))
     search: int = field(default=8, metadata=dict(static=True))
-    steps: int = field(default=6, metadata=dict(static=True))
+    steps: int = field(default=5, metadata=dict(static=True))
     eliminate: bool = field(default=True, metadata=dict(static=True))
 
     @property
     def eliminated(self) -> bool:
         return self.eliminate and bool(self.constraints.realised)
 
-    def start(self, c: Float[Array, "n"], solver: Solver) -> tuple[Tracks, Float[Array, ""]]:
+    def seeds(self, c: Float[Array, "n"], solver: Solver) -> Tracks:
+        """Tracks at the constraints' own first guesses for a reference, before any search."""
+        z, _ = self._guesses(self.meaning(c), self.tracks)
+        warm = jax.vmap(lambda z: solver.cold(self._problem, z, (c, jnp.ones(()))))(z)
+        return Tracks(z=z, warm=warm)
+
+    def start(self, c: Float[Array, "n"], solver: Solver, tracks: Tracks | None = None) -> tuple[Tracks, Float[Array, ""]]:
         """Tracks for a reference, and how far the best of them is from satisfying the constraints there (half the squared distance
         to the reference, plus ten times the largest scaled violation).
 
         With joints to be found, `search` guesses are first brought near the reference by `steps` steps that look at nothing but the
-        distance, and those that are then near and violate least become the tracks.
+        distance; of the nearest, twice as many as there are tracks, those that violate least become the tracks. `tracks`, of an
+        earlier reference, are guesses too.
         """
         c = self.meaning(c)
         args = (c, jnp.ones(()))
+        z, number = self._guesses(c, self.search)
+        if tracks is not None and number > 1:
+            old = {name: values for name, values in tracks.z.items() if name != "x"}
+            earlier = len(next(iter(old.values())))
+            old |= {} if self.eliminated else {"x": z["x"][:earlier]}
+            z = {name: jnp.concatenate([old[name], values]) for name, values in z.items()}
+            number += earlier
+        if self.eliminated:
+            z, merits = jax.vmap(lambda z: self._approach(z, args))(z)
+        else:
+            merits = jnp.zeros(number)
+
+        def violation(z: dict[str, Array]) -> Float[Array, ""]:
+            terms = self._problem.terms(z, args)
+            return jnp.max(jnp.abs(terms.eq), initial=0.0) + jnp.max(terms.ineq, initial=0.0)
+
+        if number > 2 * self.tracks:
+            z, merits = _least(z, merits, 2 * self.tracks)
+        z, merits = _least(z, merits + 10 * jax.vmap(violation)(z), min(self.tracks, number))
+        warm = jax.vmap(lambda z: solver.cold(self._problem, z, args))(z)
+        return Tracks(z=z, warm=warm), merits[0]
+
+    def _guesses(self, c: Float[Array, "n"], number: int) -> tuple[dict[str, Array], int]:
+        """The first guesses for a reference, at least as many as there are tracks, and how many they are."""
         seeds = self.constraints.auxiliary(self.policy.decode(c), self.policy.context)
         count = max((len(values) for values in seeds.values()), default=1)
-        number = min(max(self.search, self.tracks), count)
+        number = max(min(number, count), self.tracks)
         z = {name: values[jnp.arange(number) % len(values)] for name, values in seeds.items()}
-        whole = {"x": jnp.broadcast_to(c, (number, c.size))} | z
-        z = jax.vmap(lambda z: self._approach(z, args))(z) if self.eliminated else whole
+        return (z if self.eliminated else {"x": jnp.broadcast_to(c, (number, c.size))} | z), number
 
-        def merit(z: dict[str, Array]) -> Float[Array, ""]:
-            terms = self._problem.terms(z, args)
-            violation = jnp.max(jnp.abs(terms.eq), initial=0.0) + jnp.max(terms.ineq, initial=0.0)
-            return 0.5 * jnp.sum(terms.cost**2) + 10 * violation
-
-        merits = jax.vmap(merit)(z)
-        order = jax.lax.top_k(-merits, min(self.tracks, number))[1]
-        z = jax.tree.map(lambda values: values[order], z)
-        warm = jax.vmap(lambda z: solver.cold(self._problem, z, args))(z)
-        return Tracks(z=z, warm=warm), merits[order[0]]
-
-    def _approach(self, z: dict[str, Array], args) -> dict[str, Array]:
-        """Some steps towards the reference, within bounds, without regard to the other constraints."""
-        problem = Problem(cost=self._cost, bounds=self._bounds if self.constraints.bounds() else None)
+    def _approach(self, z: dict[str, Array], args) -> tuple[dict[str, Array], Float[Array, ""]]:
+        """Some steps towards the reference, within bounds, without regard to the other constraints; and the cost there."""
+        problem = Problem(
+            cost=self._cost,
+            bounds=self._bounds if self.constraints.bounds() else None,
+            linearize=self._linearize_cost if self._joints_only else None,
+        )
         solver = RealTimeIteration(longest=1.0)
 
-        def body(z: dict[str, Array], _: None) -> tuple[dict[str, Array], None]:
-            return solver(problem, z, args).z, None
+        def body(z: dict[str, Array], _: None) -> tuple[dict[str, Array], Float[Array, ""]]:
+            result = solver(problem, z, args)
+            return result.z, result.cost
 
-        return jax.lax.scan(body, z, length=self.steps)[0]
+        z, costs = jax.lax.scan(body, z, length=self.steps)
+        return z, costs[-1]
 
     def meaning(self, c: Float[Array, "n"]) -> Float[Array, "n"]:
         """encode(decode(c))."""
@@ -136,12 +161,12 @@ class Correction:
         result = jax.vmap(lambda z, warm: solver(self._problem, z, args, warm))(tracks.z, tracks.warm)
         return Tracks(z=result.z, warm=result.warm), result
 
-    def __call__(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0) -> Corrected:
-        """Correct c by one call of the solver; of the tracks the one that the solver thinks best is chosen."""
+    def __call__(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, steps: int = 1) -> Corrected:
+        """Correct c by `steps` calls of the solver; of the tracks the one that the solver thinks best is chosen."""
         c = self.meaning(c)
         if not self.eliminated:
             tracks = replace(tracks, z=tracks.z | {"x": jnp.broadcast_to(c, tracks.z["x"].shape)})
-        tracks, result = self.step(c, tracks, solver, weight)
+        tracks, result = self._steps(c, tracks, solver, weight, steps)
         merit = result.cost / jnp.asarray(weight) ** 2 + 10 * (result.eq_violation + result.ineq_violation)
         x = jax.vmap(lambda z: self._vector(z, c))(tracks.z)
         return self._choose(c, x, tracks, result, merit, jnp.zeros(merit.shape, bool))
@@ -149,12 +174,7 @@ class Correction:
     def settle(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, steps: int) -> Corrected:
         """Correct c by `steps` calls of the solver; the set itself judges, and the nearest satisfied track is chosen."""
         c = self.meaning(c)
-
-        def body(tracks: Tracks, _: None) -> tuple[Tracks, SolverResult]:
-            return self.step(c, tracks, solver, weight)
-
-        tracks, results = jax.lax.scan(body, tracks, length=steps)
-        result = jax.tree.map(lambda leaf: leaf[-1], results)
+        tracks, result = self._steps(c, tracks, solver, weight, steps)
         x = jax.vmap(lambda z: self._vector(z, c))(tracks.z)
 
         def judge(x: Float[Array, "n"], z: dict[str, Array]) -> Bool[Array, ""]:
@@ -162,9 +182,18 @@ class Correction:
 
         satisfied = jax.vmap(judge)(x, tracks.z)
         violation = result.eq_violation + result.ineq_violation
-        merit = jnp.where(satisfied, jnp.sum((x - c) ** 2, axis=-1), 1e6 * (1 + violation))
-        corrected = self._choose(c, x, tracks, result, merit, satisfied)
-        return replace(corrected, iterations=jnp.sum(results.iterations))
+        merit = jnp.where(satisfied, result.cost, 1e6 * (1 + violation))
+        return self._choose(c, x, tracks, result, merit, satisfied)
+
+    def _steps(self, c, tracks: Tracks, solver: Solver, weight: Any, steps: int) -> tuple[Tracks, SolverResult]:
+        """`steps` calls of the solver; the last result, with the iterations of all."""
+
+        def body(tracks: Tracks, _: None) -> tuple[Tracks, SolverResult]:
+            return self.step(c, tracks, solver, weight)
+
+        tracks, results = jax.lax.scan(body, tracks, length=steps)
+        result = jax.tree.map(lambda leaf: leaf[-1], results)
+        return tracks, replace(result, iterations=jnp.sum(results.iterations, axis=0))
 
     def _choose(self, c, x, tracks: Tracks, result: SolverResult, merit, satisfied) -> Corrected:
         best = jnp.argmin(jnp.where(jnp.isfinite(merit), merit, jnp.inf))
@@ -200,7 +229,7 @@ class Correction:
         c, weight = args
         plan, aux = self._plan(z, c)
         costs = [jnp.ravel(k.residual(plan, aux, self.policy.context)) for k in self.constraints.of_kind("cost")]
-        return jnp.concatenate([weight * (self._vector(z, c) - c), *costs])
+        return jnp.concatenate([weight * self.policy.difference(self._vector(z, c), c), *costs])
 
     def _equalities(self, z, args) -> Float[Array, "m"]:
         return self._rows("eq", z, args[0])
@@ -232,13 +261,35 @@ class Correction:
     @property
     def _joints_only(self) -> bool:
         """Whether the only unknowns are joints and every row knows its Jacobian by them."""
+        realised = [k for k in self.constraints if k.name in self.constraints.realised]
         rows = self._solved("eq") + self._solved("ineq")
-        return self.eliminated and bool(rows) and all(isinstance(k, JointsLinear) for k in rows)
+        return (
+            self.eliminated
+            and len(realised) == 1
+            and isinstance(realised[0], JointsRealised)
+            and not self.constraints.of_kind("cost")
+            and all(isinstance(k, JointsLinear) for k in rows)
+        )
+
+    def _move(self, z, args) -> tuple[Any, Array, Array]:
+        """The realised plan, and the cost with its Jacobian."""
+        c, weight = args
+        (reach,) = (k for k in self.constraints if isinstance(k, JointsRealised))
+        plan, rate = reach.realised(self.policy.decode(c), _auxiliary(z), self.policy.context)
+
+        def difference(plan: Any) -> Float[Array, "m"]:
+            return weight * self.policy.difference(self.policy.encode(plan), c)
+
+        return plan, *jax.vmap(lambda t: jax.jvp(difference, (plan,), (t,)), out_axes=(None, 1))(rate)
+
+    def _linearize_cost(self, z, args) -> tuple[Terms, Terms]:
+        _, values, jacobian = self._move(z, args)
+        none = jnp.zeros((0, z["joints"].size))
+        return Terms(values, jnp.zeros(0), jnp.zeros(0)), Terms(jacobian, none, none)
 
     def _linearize(self, z, args) -> tuple[Terms, Terms]:
-        c, _ = args
-        values, jacobian = _value_and_jacobian(lambda joints: self._cost({"joints": joints}, args), z["joints"])
-        plan, aux = self._plan(z, c)
+        plan, values, jacobian = self._move(z, args)
+        aux = _auxiliary(z)
         both = {"eq": (jnp.zeros(0), jnp.zeros((0, z["joints"].size))), "ineq": (jnp.zeros(0), jnp.zeros((0, z["joints"].size)))}
         for kind in both:
             known = [k for k in self._solved(kind) if isinstance(k, JointsLinear)]  # all of them: `_joints_only`
@@ -251,6 +302,12 @@ class Correction:
         return Terms(values, both["eq"][0], both["ineq"][0]), Terms(jacobian, both["eq"][1], both["ineq"][1])
 
 
+def _least(z: dict[str, Array], merits: Float[Array, "T"], n: int) -> tuple[dict[str, Array], Float[Array, "n"]]:
+    """The n starting points with the least merits, the best first."""
+    values, order = jax.lax.top_k(-merits, n)
+    return jax.tree.map(lambda leaf: leaf[order], z), -values
+
+
 def _auxiliary(z: dict[str, Array]) -> dict[str, Array]:
     """The unknowns that are not the plan's vector."""
     return {name: value for name, value in z.items() if name != "x"}
@@ -259,7 +316,3 @@ def _auxiliary(z: dict[str, Array]) -> dict[str, Array]:
 def scale(constraint: Constraint, rows: Float[Array, "... m"]) -> Float[Array, "... m"]:
     """Rows in units of their tolerance, or of `SMALLEST_SCALE` where that is larger."""
     return rows / jnp.maximum(jnp.asarray(constraint.tolerance, rows.dtype), SMALLEST_SCALE)
-
-
-def _value_and_jacobian(f, x: Float[Array, "n"]) -> tuple[Float[Array, "m"], Float[Array, "m n"]]:
-    return jax.vmap(lambda t: jax.jvp(f, (x,), (t,)), out_axes=(None, 1))(jnp.eye(x.size, dtype=x.dtype))

@@ -16,22 +16,25 @@ b = 1. For the others b says how far the iterate has to go for its clean estimat
 prior of unit variance, as the normaliser makes it, is 1/alpha (limited to `most_gain` where there is hardly any signal yet). DiRecT
 (arXiv 2606.15359) is `sampled` and `lookahead` with b = alpha.
 
-Local corrections do not change the mode of a prior, and a mode is decided early. So several candidates are drawn plainly down to the
-first level that is solved, and only the one whose clean estimate is nearest to feasible goes on: best of N at a share of the price.
-Several particles may be drawn for a plan, too: of those that end satisfied, the one with the least control energy is the most likely under
-the prior.
+Four things make this work on grasps, each measured (docs/ogd.md):
+
+    distance   "nearest" is the policy's own distance of plans (`Policy.difference`), not that of its coordinates
+    search     inverse kinematics starts afresh at every level that is solved, so that no track stays in a poor local minimum
+    tighten    margins grow with the noise, by tighten * sigma: what is only just feasible now will not be in the end
+    window     the last levels are the network's own: it makes a good plan of a feasible one, which the solver cannot
 
 The last step has s = 0, so the control has no authority there: the sampler ends with an explicit terminal correction, which is measured.
+Of several particles that end satisfied, the one with the least terminal correction is returned: it is the most its own network's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from diffopt.constraints import ConstraintSet
 from diffopt.process import ReverseProcess
@@ -52,35 +55,42 @@ class OGD:
     Attributes:
       anchor, constrain: which problem is solved at a level.
       hard: multipliers (augmented Lagrangian) or the least-squares relaxation, whose answer is differentiable.
-      share: at which share of the levels, counted from the end, it is solved.
-      tracks: starting points that are carried along.
-      candidates: plain samples down to the first level that is solved; the one nearest to feasible there goes on.
+      every: a problem is solved at the levels that are multiples of it; 0 for none.
+      window: shares of the levels, counted from the end, between which they are solved; below the second they are the network's own.
+      tighten: added to every margin, times sigma [m, rad].
+      tracks: starting points that are carried along the levels.
+      last: how many are tried in the end.
+      search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
+      steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
       particles: draws per plan, of which the best is returned.
       most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
-      terminal: Gauss-Newton steps of the terminal correction; at a level it is one per track.
     """
 
     anchor: Anchor = field(default="sampled", metadata=dict(static=True))
-    constrain: Constrain = field(default="lookahead", metadata=dict(static=True))
+    constrain: Constrain = field(default="current", metadata=dict(static=True))
     hard: bool = field(default=True, metadata=dict(static=True))
-    share: float = field(default=0.125, metadata=dict(static=True))
-    tracks: int = field(default=2, metadata=dict(static=True))
-    candidates: int = field(default=16, metadata=dict(static=True))
+    every: int = field(default=3, metadata=dict(static=True))
+    window: tuple[float, float] = field(default=(1.0, 0.3), metadata=dict(static=True))
+    tighten: float | Array = 0.1
+    tracks: int = field(default=1, metadata=dict(static=True))
+    last: int = field(default=2, metadata=dict(static=True))
+    search: int = field(default=3, metadata=dict(static=True))
+    steps: int = field(default=2, metadata=dict(static=True))
+    terminal: int = field(default=5, metadata=dict(static=True))
     particles: int = field(default=1, metadata=dict(static=True))
     most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
-    terminal: int = field(default=6, metadata=dict(static=True))
 
     def __post_init__(self):
         if self.anchor not in ("sampled", "zero"):
             raise ValueError(f"anchor={self.anchor!r}; there are: sampled, zero")
         if self.constrain not in ("lookahead", "current", "next"):
             raise ValueError(f"constrain={self.constrain!r}; there are: lookahead, current, next")
-        if self.particles < 1 or self.candidates < 1:
-            raise ValueError(f"particles={self.particles}, candidates={self.candidates}; at least one is drawn")
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share={self.share}: a share of the levels is between 0 and 1")
+        if self.particles < 1 or self.tracks < 1:
+            raise ValueError(f"particles={self.particles}, tracks={self.tracks}; there is at least one of each")
+        if not 0 <= self.window[1] <= self.window[0] <= 1 or self.every < 0:
+            raise ValueError(f"window={self.window}: shares between 0 and 1, the larger first; every={self.every}: at least 0")
 
     def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None = None) -> Draw:
         if not constraints:
@@ -89,8 +99,8 @@ class OGD:
             return self._draw(process, constraints, key, warm)
         keys = jax.random.split(key, self.particles)
         draws = jax.vmap(lambda key, warm: self._draw(process, constraints, key, warm))(keys, warm)
-        energy = jnp.where(draws.stats.acceptance > 0, draws.stats.control_energy, jnp.inf)
-        best = jnp.argmin(jnp.where(jnp.isfinite(energy), energy, jnp.inf))
+        merit = jnp.where(draws.stats.acceptance > 0, 0.0, 1e3) + draws.stats.terminal_move
+        best = jnp.argmin(jnp.where(jnp.isfinite(merit), merit, jnp.inf))
         chosen = jax.tree.map(lambda leaf: leaf[best], draws)
         total = replace(
             chosen.stats,
@@ -100,69 +110,67 @@ class OGD:
         )
         return replace(chosen, stats=total, warm=draws.warm)
 
+    def solved(self, count: int) -> Array:
+        """At which of the levels count, ..., 1 a problem is solved."""
+        levels = jnp.arange(count, 0, -1)
+        first, last = self.window
+        within = (levels <= first * count) & (levels > last * count)
+        return within & (levels % self.every == 0) if self.every else jnp.zeros(count, bool)
+
     def _draw(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None) -> Draw:
         """One particle."""
-        solved = round(self.share * process.count)
-        free = process.count - solved
         init_key, noise_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, (solved, process.dim))
-        levels = jnp.arange(process.count, 0, -1)
-
-        correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks)
+        noise = jax.random.normal(noise_key, (process.count, process.dim))
+        correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks, search=self.search)
         solver = RealTimeIteration(penalty=self.penalty, hard=self.hard)
-
-        def plain(x, step):
-            k, z = step
-            return process.step(x, z, k), 0.5 * jnp.sum(jnp.where(process.std[k] > 0, z, 0.0) ** 2)
-
-        def candidate(key):
-            """A plain sample down to the first level that is solved, its tracks, and how far it is from feasible."""
-            init_key, noise_key = jax.random.split(key)
-            drawn = jax.random.normal(noise_key, (free, process.dim))
-            x, energy = jax.lax.scan(plain, process.prior(init_key), (levels[:free], drawn))
-            return x, jnp.sum(energy), *correction.start(process.clean(x, levels[free]) if solved else x, solver)
-
-        candidates = jax.vmap(candidate)(jax.random.split(init_key, self.candidates))
-        best = jnp.argmin(jnp.where(jnp.isfinite(candidates[-1]), candidates[-1], jnp.inf))
-        x, energy_before, tracks, _ = jax.tree.map(lambda leaf: leaf[best], candidates)
-        tracks = tracks if warm is None else warm
+        solved = self.solved(process.count)
+        x = process.prior(init_key)
 
         def body(carry, step):
             x, tracks = carry
-            k, z = step
-            x, tracks, energy, iterations = self._level(process, correction, solver, x, tracks, z, k)
-            return (x, tracks), (energy, iterations)
+            k, z, solve = step
+            clean = process.clean(x, k)
+            anchor = jnp.where(solve & (self.anchor == "zero"), 0.0, z)
+            anchored = process.mean(x, clean, k) + process.std[k] * anchor
+            move, tracks, iterations = jax.lax.cond(
+                solve,
+                lambda: self._solve(process, correction, solver, clean, anchored, tracks, k),
+                lambda: (jnp.zeros_like(x), tracks, jnp.zeros((), jnp.int32)),
+            )
+            control = jnp.where(process.std[k] > 0, anchor + move / jnp.maximum(process.std[k], 1e-6), 0.0)
+            return (anchored + move, tracks), (0.5 * jnp.sum(control**2), iterations)
 
-        (x, tracks), (energy, iterations) = jax.lax.scan(body, (x, tracks), (levels[free:], noise))
-        end = correction.settle(x, tracks, solver, steps=self.terminal)
+        tracks = correction.seeds(x, solver) if warm is None else warm
+        levels = jnp.arange(process.count, 0, -1)
+        (x, tracks), (energy, iterations) = jax.lax.scan(body, (x, tracks), (levels, noise, solved))
+        terminal = replace(correction, tracks=self.last)
+        end = terminal.settle(x, terminal.start(x, solver, tracks)[0], solver, steps=self.terminal)
+        more = int(self.constrain == "lookahead")
         return Draw(
             x=end.x,
             aux=end.aux,
             settled=end.settled,
             stats=stats(
-                evaluations=self.candidates * (free + (solved > 0)) + solved * (2 if self.constrain == "lookahead" else 1),
+                evaluations=process.count + more * jnp.sum(solved),
                 iterations=jnp.sum(iterations) + end.iterations,
-                control_energy=energy_before + jnp.sum(energy),
+                control_energy=jnp.sum(energy),
                 terminal_move=jnp.linalg.norm(end.x - end.reference),
                 acceptance=end.satisfied,
             ),
-            warm=end.tracks,
+            warm=tracks,
         )
 
-    def _level(self, process: ReverseProcess, correction: Correction, solver: Solver, x, tracks: Tracks, z, k):
-        """One level: the next iterate, the tracks, the energy of the control and the solver's iterations."""
-        clean = process.clean(x, k)
+    def _solve(
+        self, process: ReverseProcess, correction: Correction, solver: Solver, clean, anchored, tracks: Tracks, k
+    ) -> tuple[Float[Array, "n"], Tracks, Any]:
+        """The problem of level k: by how much the next iterate moves, the tracks, and the solver's iterations."""
         std, alpha = process.std[k], process.alpha[k - 1]
-        anchor = z if self.anchor == "sampled" else jnp.zeros_like(z)
-        anchored = process.mean(x, clean, k) + std * anchor
-        if self.constrain == "next":
-            reference, gain = anchored, jnp.ones(())
-        elif self.constrain == "current":
-            reference, gain = clean, jnp.minimum(1 / alpha, self.most_gain)
-        else:
-            reference, gain = process.clean(anchored, k - 1), jnp.minimum(1 / alpha, self.most_gain)
+        gain = jnp.ones(()) if self.constrain == "next" else jnp.minimum(1 / alpha, self.most_gain)
+        reference = anchored if self.constrain == "next" else clean
+        if self.constrain == "lookahead":
+            reference = process.clean(anchored, k - 1)
+        correction = replace(correction, constraints=correction.constraints.tightened(self.tighten * process.sigma[k]))
+        tracks, _ = correction.start(reference, solver, tracks)
         weight = 1.0 if self.hard else gain / jnp.maximum(std, 0.1)
-        corrected = correction(reference, tracks, solver, weight)
-        move = gain * (corrected.x - corrected.reference)
-        control = jnp.where(std > 0, anchor + move / jnp.maximum(std, 1e-6), 0.0)
-        return anchored + move, corrected.tracks, 0.5 * jnp.sum(control**2), corrected.iterations
+        corrected = correction(reference, tracks, solver, weight, steps=self.steps)
+        return gain * (corrected.x - corrected.reference), corrected.tracks, corrected.iterations
