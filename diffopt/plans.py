@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.geometry import Pose, rotation_from_6d, rotation_to_6d
@@ -40,6 +41,10 @@ class PlanSpec(Protocol):
 
     def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "m"]:
         """A residual whose squared norm says how far apart two vectors are as plans; `scale` is what counts as one, by element."""
+        ...
+
+    def rows(self, *fields: str) -> np.ndarray:
+        """The elements of `difference` that depend on some fields of the plan."""
         ...
 
 
@@ -114,6 +119,11 @@ class GraspSpec:
         moved = vector[:3] - turn @ reference[:3]
         return jnp.concatenate([moved / self.hold, ((vector - reference) / scale)[3:]])
 
+    def rows(self, *fields: str) -> np.ndarray:
+        n = len(self.joint_names)
+        parts = {"position": (0, 3), "rotation": (0, 9), "joints": (9, 9 + n), "squeeze": (9 + n, 9 + 2 * n)}
+        return np.unique(np.concatenate([np.arange(*parts[name]) for name in fields]))
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
@@ -139,3 +149,6 @@ class PointSpec:
 
     def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "n"]:
         return (vector - reference) / scale
+
+    def rows(self, *fields: str) -> np.ndarray:
+        return np.arange(self.dim)

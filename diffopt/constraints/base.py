@@ -58,7 +58,13 @@ class Realisable(Protocol):
 
     `realise` returns the plan with that part computed from the auxiliary unknowns, so that the residual is zero by construction
     and the solver has fewer unknowns and no equality.
+
+    Attributes:
+      realises: the fields of the plan that it computes.
     """
+
+    @property
+    def realises(self) -> tuple[str, ...]: ...
 
     def realise(self, plan: Any, aux: Auxiliary, context: Any) -> Any: ...
 

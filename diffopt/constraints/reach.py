@@ -39,6 +39,7 @@ class Reach:
     name: str = field(default="reach", metadata=dict(static=True))
 
     kind: ClassVar[Kind] = "eq"
+    realises: ClassVar[tuple[str, ...]] = ("position", "rotation")
     plan_type: ClassVar[type] = Grasp
     tolerance: ClassVar[tuple[float, ...]] = (1e-3,) * 3 + (float(np.deg2rad(0.5)),) * 3
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from diffopt.constraints import Bounded, Constraint, ConstraintSet, JointsLinear, JointsRealised
+from diffopt.constraints import Bounded, Constraint, ConstraintSet, JointsLinear, JointsRealised, Realisable
 from diffopt.policies.base import Policy
 from diffopt.solvers import Problem, RealTimeIteration, Solver, SolverResult, Status, Terms
 
@@ -229,7 +229,15 @@ class Correction:
         c, weight = args
         plan, aux = self._plan(z, c)
         costs = [jnp.ravel(k.residual(plan, aux, self.policy.context)) for k in self.constraints.of_kind("cost")]
-        return jnp.concatenate([weight * self.policy.difference(self._vector(z, c), c), *costs])
+        return jnp.concatenate([weight * self.policy.difference(self._vector(z, c), c)[self._free_rows], *costs])
+
+    @property
+    def _free_rows(self) -> Any:
+        """The elements of the difference that the unknowns can change; the others are zero."""
+        if not self.eliminated:
+            return slice(None)
+        fields = {name for k in self.constraints if isinstance(k, Realisable) for name in k.realises}
+        return self.policy.spec.rows(*sorted(fields))
 
     def _equalities(self, z, args) -> Float[Array, "m"]:
         return self._rows("eq", z, args[0])
@@ -278,7 +286,7 @@ class Correction:
         plan, rate = reach.realised(self.policy.decode(c), _auxiliary(z), self.policy.context)
 
         def difference(plan: Any) -> Float[Array, "m"]:
-            return weight * self.policy.difference(self.policy.encode(plan), c)
+            return weight * self.policy.difference(self.policy.encode(plan), c)[self._free_rows]
 
         return plan, *jax.vmap(lambda t: jax.jvp(difference, (plan,), (t,)), out_axes=(None, 1))(rate)
 
