@@ -31,7 +31,7 @@ def read(source: Source) -> tuple[mujoco.MjSpec, str]:
     if isinstance(source, mujoco.MjSpec):
         return source.copy(), f"MjSpec {source.modelname!r}"
     text = str(source)
-    label = "XML string" if text.lstrip().startswith("<") else text
+    label = "XML string" if is_xml(text) else text
     try:
         if label == "XML string":
             return mujoco.MjSpec.from_string(text), label
@@ -67,10 +67,15 @@ def compile(spec: mujoco.MjSpec, label: str) -> mujoco.MjModel:
         raise ValueError(f"{label}: MuJoCo cannot compile it: {in_words(error)}") from error
 
 
+def is_xml(text: str) -> bool:
+    """Whether this is XML, rather than the path of a file."""
+    return "<" in text or "\n" in text or not text.strip()
+
+
 _REMEDIES = {
     "mass and inertia of moving bodies": "a body with joints needs mass: give it an <inertial>, or a geom with a mass",
     "repeated name": "rename one of the two",
-    "XML parse error": "the text is no well-formed XML",
+    "XML parse error": "the text is no well-formed XML, or nested too deeply",
     "free joint can only be used on top level": "only a child of the world can float",
     "must satisfy A + B >= C": "the inertia is not that of a body; correct it, or set balanceinertia of the compiler",
     "Error opening file": "put the file there, or correct its path",
@@ -97,7 +102,8 @@ def tidy(spec: mujoco.MjSpec, tool: str, base: str | None, label: str) -> list[s
     """
     import mujoco
 
-    notes = name_all(spec)
+    named = name_all(spec)
+    notes: list[str] = []
     root = above = body(spec, tool, label)
     if tool == "world":
         raise ValueError(f"{label}: the tool is a body of the robot, not the world")
@@ -128,23 +134,27 @@ def tidy(spec: mujoco.MjSpec, tool: str, base: str | None, label: str) -> list[s
             if joint.type == mujoco.mjtJoint.mjJNT_FREE:
                 notes.append(f"joint {joint.name}, with which the base floats in the file, is left out")
                 spec.delete(joint)
+    geoms = {g.name for g in spec.geoms}
+    for pair in [p for p in spec.pairs if not {p.geomname1, p.geomname2} <= geoms]:
+        spec.delete(pair)
     for key in list(spec.keys):
         spec.delete(key)
-    return notes
+    named &= {e.name for e in (*spec.bodies, *spec.joints)}
+    return [*([f"named here, without a name in the file: {', '.join(sorted(named))}"] if named else []), *notes]
 
 
-def name_all(spec: mujoco.MjSpec) -> list[str]:
-    """Name the bodies and joints that have no name, in place; what was named, in words."""
-    given: list[str] = []
+def name_all(spec: mujoco.MjSpec) -> set[str]:
+    """Name the bodies and joints that have no name, in place; the names given."""
+    given: set[str] = set()
     for part, stem in ((spec.bodies, "body"), (spec.joints, "")):
         taken = {e.name for e in part}
         for i, element in enumerate(part):
             if not element.name:
-                stem_here = stem or f"{element.parent.name}_joint"
-                element.name = next(n for k in range(i, i + len(taken) + 2) if (n := f"{stem_here}{k}") not in taken)
+                own = stem or f"{element.parent.name}_joint"
+                element.name = next(n for k in range(i, i + len(taken) + 2) if (n := f"{own}{k}") not in taken)
                 taken.add(element.name)
-                given.append(element.name)
-    return [f"named here, without a name in the file: {', '.join(given)}"] if given else []
+                given.add(element.name)
+    return given
 
 
 def body(spec: mujoco.MjSpec, name: str, label: str) -> mujoco.MjsBody:

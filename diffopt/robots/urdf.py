@@ -65,7 +65,7 @@ def read(source: str | pathlib.Path, packages: Packages) -> tuple[mujoco.MjSpec,
 
 def _text(source: str | pathlib.Path) -> tuple[str, pathlib.Path, str]:
     """The XML, the folder that relative paths start from, and how to call the source."""
-    if str(source).lstrip().startswith("<"):
+    if mjcf.is_xml(str(source)):
         return str(source), pathlib.Path.cwd(), "URDF string"
     path = pathlib.Path(source).expanduser()
     if not path.is_file():
