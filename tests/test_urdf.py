@@ -1,5 +1,8 @@
 """URDFs: what MuJoCo's loader drops is read, meshes are found, and files that make no sense are answered in words."""
 
+import pathlib
+import re
+
 import jax.numpy as jnp
 import mujoco
 import numpy as np
@@ -187,3 +190,17 @@ def test_unknown_names_and_files(tmp_path):
         ValueError, match=r"mesh '.*fore.dae' of link 'fore' is in a format that MuJoCo does not read; convert it"
     ):
         Embodiment.from_urdf(ARM.replace("package://lab_arm/meshes/fore.stl", str(tmp_path / "fore.dae")), tool="tool0")
+
+
+def test_the_example_of_the_guide_works_as_printed(tmp_path, monkeypatch, capsys):
+    guide = (pathlib.Path(__file__).parent.parent / "docs" / "robots.md").read_text()
+    blocks = re.findall(r"```(xml|python)\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "lab.urdf").write_text(next(text for kind, text in blocks if kind == "xml"))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(next(text for kind, text in blocks if "from_urdf" in text), names)
+    robot = names["robot"]
+    assert (robot.arm, robot.hand, robot.followers) == (("turn", "elbow"), ("left",), ("right",))
+    assert set(names["constraints"].names) >= {"reach", "joint_limits"}
+    assert "follower: right = -1 left" in capsys.readouterr().out
+    assert [n for n in robot.notes if "collision spheres reach" not in n] == []
