@@ -50,10 +50,23 @@ def test_every_shipped_robot_loads_and_compiles(name):
     robot = embodiments.load(name)
     assert robot.name == name
     model = robot.model_spec().compile()
-    assert [model.joint(i).name for i in range(model.njnt)] == [*robot.arm, *robot.hand]
-    assert np.all(np.isfinite(robot.lower)) and np.all(np.isfinite(robot.velocity))
-    assert name in robot.describe() and "panda_joint1" in robot.describe() + "panda_joint1"
+    assert {model.joint(i).name for i in range(model.njnt)} == {*robot.arm, *robot.hand, *robot.followers}
+    assert [model.actuator(i).trnid[0] for i in range(model.nu)] == [
+        model.joint(j).id for j in (*robot.arm, *robot.hand)
+    ]
+    assert np.all(np.isfinite(robot.lower)) and np.all(np.isfinite(robot.hand_upper))
+    assert not [n for n in robot.notes if not n.endswith("has no velocity limit")]
+    assert all(joint in robot.describe() for joint in (name, *robot.arm, *robot.hand, *robot.followers))
+    assert all("missing" not in (o.limits, o.torque_from, o.home) for _, o in robot.origins)
     assert hash(jax.tree.structure(robot)) == hash(jax.tree.structure(robot.at(jnp.ones(3))))
+    if robot.arm:
+        assert np.all(np.isfinite(robot.velocity)) or "shadow" in name  # whose wrist has no published one
+        assert len(robot.seeds) > 500 and not robot.contacts.always
+        down = robot.tool_pose(robot.home).rotation
+        if name.endswith(("allegro", "shadow")):  # fingers along +z; the palms' normals are +x and -y
+            normal = down[:, 0] if name.endswith("allegro") else -down[:, 1]
+            np.testing.assert_allclose(down[:, 2], [0, 0, -1], atol=1e-3)
+            np.testing.assert_allclose(normal, [1, 0, 0], atol=1e-3)
 
 
 def test_loading_is_quick():
@@ -207,7 +220,9 @@ def test_attach_keeps_names_and_pose():
 
 
 def test_errors_name_what_was_given_and_what_there_is(tmp_path):
-    with pytest.raises(KeyError, match=r"no embodiment 'pandas'; there are: .*panda-allegro"):
+    with pytest.raises(
+        KeyError, match=r"no embodiment 'pandas' \(did you mean 'panda'\?\); there are: .*panda-allegro"
+    ):
         embodiments.load("pandas")
     with pytest.raises(KeyError, match=r"no body 'palm' in XML string; it has: world, stand, upper, wrist, finger"):
         Embodiment.from_mjcf(TWO_LINKS, tool="palm")

@@ -19,7 +19,7 @@ from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.geometry import Pose, rotation_vector
 from diffopt.plans import Grasp
 from diffopt.robots.embodiment import Embodiment
-from diffopt.robots.motion import screws
+from diffopt.robots.motion import screws_of
 
 _LABELS = ("x [m]", "y [m]", "z [m]", "turn about x [rad]", "turn about y [rad]", "turn about z [rad]")
 
@@ -61,10 +61,10 @@ class Reach:
         """The realised plan, and its derivative by the joints, whose leaves have a leading axis of joints."""
         robot = self.robot
         tool = robot.kinematics.body(robot.tool)
-        frames = robot.kinematics.fk(robot.qpos(aux["joints"]), only=(tool,))
+        frames = robot.frames(aux["joints"], only=(tool,))
         pose = robot.base @ Pose(position=frames.position[tool], rotation=frames.rotation[tool])
-        of_moment, of_normal = screws(robot, frames)
-        turning, moving = of_moment, of_normal + jnp.cross(of_moment, frames.position[tool])
+        turning, moving = screws_of(robot, frames, tool)
+        moving = moving + jnp.cross(turning, frames.position[tool])
         rate = Grasp(
             position=moving @ robot.base.rotation.T,
             rotation=robot.base.rotation @ jnp.cross(turning[:, :, None], frames.rotation[tool][None], axis=1),

@@ -89,6 +89,10 @@ class Judge:
             return Verdict(**dict.fromkeys(("reach_position", "reach_rotation", "limit", "scene", "itself"), float("nan")))
         ids = [model.joint(name).id for name in (*self.robot.arm, *self.robot.hand)]
         data.qpos[model.jnt_qposadr[ids]] = values
+        if self.robot.followers:  # a scene's couplings are soft in physics; the judge looks at the posture that satisfies them
+            whole = np.asarray(self.robot.qpos(np.asarray(joints, np.float32), np.asarray(grasp.joints, np.float32)))
+            for name in self.robot.followers:
+                data.qpos[model.jnt_qposadr[model.joint(name).id]] = whole[self.robot.kinematics.joint(name).qpos]
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_collision(model, data)

@@ -8,7 +8,8 @@ when
     (r + e)^2 >= r^2 + ((h - e) / (n - 1))^2.
 
 A box is cut into equal cells, each in its circumscribed sphere; a cylinder into equal slices, and each slice's disc covered by the
-best known 1, 3, 4 or 7 equal discs. Any other geom (ellipsoid, mesh) is covered as the box around it.
+best known 1, 3, 4 or 7 equal discs. A mesh is covered by spheres of several sizes (see `meshes`); any other geom (ellipsoid, flat
+mesh) as the box around it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.robots.kinematics import Frames
+from diffopt.robots.meshes import cover_mesh
 
 if TYPE_CHECKING:
     import mujoco
@@ -93,9 +95,9 @@ class Spheres:
                 allowed = tolerance.get(model.body(b).name, tolerance.get("", 0.005))
             local, radius, overshoot = cover_geom(model, g, allowed, most)
             position, rotation = model.geom_pos[g], _rotation(model.geom_quat[g])
-            for c in local @ rotation.T + position:
+            for c, r in zip(local @ rotation.T + position, np.broadcast_to(radius, len(local)), strict=True):
                 centers.append(tuple(float(np.float32(v)) for v in c))
-                radii.append(float(radius))
+                radii.append(float(r))
                 bodies.append(b)
                 overshoots.append(float(overshoot))
         order = np.argsort(bodies, kind="stable")
@@ -104,7 +106,7 @@ class Spheres:
         ).take(order)
 
 
-Cover = tuple[np.ndarray, float, float]  # centres (n, 3), radius, overshoot
+Cover = tuple[np.ndarray, Any, float]  # centres (n, 3), radius or radii (n,), overshoot
 
 
 def cover_geom(model: mujoco.MjModel, geom: int, tolerance: float, most: int = MOST) -> Cover:
@@ -120,6 +122,11 @@ def cover_geom(model: mujoco.MjModel, geom: int, tolerance: float, most: int = M
         return cover_cylinder(size[0], size[1], tolerance, most)
     if kind == mujoco.mjtGeom.mjGEOM_BOX:
         return cover_box(size, tolerance, most)
+    if kind == mujoco.mjtGeom.mjGEOM_MESH:
+        first, count = model.mesh_vertadr[model.geom_dataid[geom]], model.mesh_vertnum[model.geom_dataid[geom]]
+        cover = cover_mesh(model.mesh_vert[first : first + count], tolerance, most)
+        if cover is not None:
+            return cover
     centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
     if not np.all(np.isfinite(half)) or np.any(half > 1e3):
         raise ValueError(

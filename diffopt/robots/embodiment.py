@@ -7,7 +7,8 @@ are brought there, which is cheaper than carrying the robot into the world.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.geometry import Pose
-from diffopt.robots import mjcf
+from diffopt.robots import describe, mjcf
 from diffopt.robots.bodies import MOST, Spheres
+from diffopt.robots.couplings import roots
+from diffopt.robots.describe import Origin
 from diffopt.robots.kinematics import Frames, Kinematics
-from diffopt.robots.sampling import Contacts, contacts, spread
+from diffopt.robots.sampling import Contacts
 
 if TYPE_CHECKING:
     import mujoco
@@ -35,13 +38,15 @@ class Embodiment:
 
     Attributes:
       name: what it is called.
-      arm, hand: names of the joints that place the tool, and of those that the plan gives, in the order of its vectors.
+      arm, hand: names of the joints that place the tool, and of those that the plan gives, in the order of its vectors. Joints that
+        follow others (`kinematics.couplings`) are in neither, and go where those want them.
       tool: body that the plan's wrist pose speaks about.
       kinematics: the tree, in the frame of the base.
       spheres: collision bodies.
       contacts: which of their pairs can collide at all.
       xml: MJCF of the robot, for physics.
       notes: what was guessed or is missing, in words.
+      origins: per joint of the arm and the hand, where its numbers came from.
       base: T_world_base, of the MJCF's world frame.
       lower, upper, velocity: limits of the arm's joints [rad or m, per s]; infinite where the file has none.
       hand_lower, hand_upper: limits of the hand's joints.
@@ -59,6 +64,7 @@ class Embodiment:
     contacts: Contacts = field(metadata=dict(static=True))
     xml: str = field(metadata=dict(static=True))
     notes: tuple[str, ...] = field(default=(), metadata=dict(static=True))
+    origins: tuple[tuple[str, Origin], ...] = field(default=(), metadata=dict(static=True))
     base: Pose
     lower: Float[Array, "A"]
     upper: Float[Array, "A"]
@@ -78,95 +84,84 @@ class Embodiment:
         hand: Sequence[str] | None = None,
         base: str | None = None,
         name: str | None = None,
-        velocity: dict[str, float] | None = None,
-        home: dict[str, float] | None = None,
+        velocity: Mapping[str, float] | None = None,
+        velocity_from: str = "given",
+        limits: Mapping[str, tuple[float, float]] | None = None,
+        home: Mapping[str, float] | None = None,
         tolerance: float | dict[str, float] = 0.005,
         most_spheres: int = MOST,
+        couple_tendons: bool = True,
     ) -> Embodiment:
         """Read a robot from an MJCF file, an XML string or an `MjSpec`.
+
+        The robot is the tree of the tool: whatever else stands in the file's world (a floor, a table, another arm) is left out, and
+        said in `notes`.
 
         Args:
           tool: body whose pose is the plan's wrist (the palm of a hand).
           hand: joints that the plan gives, in its order; default all joints below the tool.
-          base: body whose frame is to be the robot's base; default the file's world frame.
+          base: body whose frame is to be the robot's base; default the file's world frame. If it floats in the file, it is fixed.
           velocity: velocity limits by joint [rad/s or m/s]; MJCF has no place for them.
-          home: posture by joint; default the middle of the range (zero where that is within it, for the hand).
+          velocity_from: where these came from, for `describe`.
+          limits: ranges by joint [rad or m], instead of the file's.
+          home: posture by joint; default the keyframe "home", else the middle of the range (zero where that is within it, for the hand).
           tolerance: how far collision spheres may reach outside of the geoms [m], or by body name ("" for the others).
           most_spheres: at most so many spheres per geom, even if the tolerance takes more.
+          couple_tendons: whether joints that share a motor through a fixed tendon move together; see `couplings`.
         Raises:
-          FileNotFoundError, ValueError, KeyError: no such file; a model that does not compile; a name that is not in it.
+          FileNotFoundError, ValueError, KeyError: no such file or mesh; a model that does not compile, or is no arm with a hand; a name
+            that is not in it. The message says where and what to do.
         """
+        from diffopt.robots.build import Options, build
+
         spec, label = mjcf.read(source)
-        mjcf.compile(spec, label)
-        mjcf.body(spec, tool, label)
-        if base is not None:
-            root = mjcf.body(spec, base, label)
-            if root.parent.name != "world":
-                raise ValueError(
-                    f"base {base!r} hangs on {root.parent.name!r} in {label}; a base is a child of the world"
-                )
-            root.pos, root.quat = [0, 0, 0], [1, 0, 0, 0]
-        model = mjcf.compile(spec, label)
-        kinematics = Kinematics.from_model(model)
-        title = name or spec.modelname
-        hand = _hand_joints(kinematics, tool) if hand is None else tuple(hand)
-        for given in (*hand, *(velocity or {}), *(home or {})):
-            if given not in kinematics.joint_names:
-                raise KeyError(f"no joint {given!r} in {title!r}; it has: {', '.join(kinematics.joint_names)}")
-        arm = tuple(j for j in _arm_joints(kinematics, tool) if j not in hand)
-        for joint in map(kinematics.joint, (*arm, *hand)):
-            if joint.type not in ("hinge", "slide"):
-                raise ValueError(
-                    f"joint {joint.name!r} of {title!r} is of type {joint.type}; arms and hands have hinges and slides"
-                )
-        limits = {
-            j: (kinematics.lower[kinematics.joint(j).qpos], kinematics.upper[kinematics.joint(j).qpos])
-            for j in (*arm, *hand)
-        }
-        notes = [f"joint {j} has no limits" for j, (low, _) in limits.items() if not np.isfinite(low)]
-        notes += [f"joint {j} has no velocity limit" for j in arm if j not in (velocity or {})]
-        spheres = Spheres.from_model(model, tolerance=tolerance, most=most_spheres)
-        allowed = max(tolerance.values()) if isinstance(tolerance, dict) else tolerance
-        if max(spheres.overshoot, default=0.0) > allowed + 1e-9:
-            notes.append(
-                f"collision spheres reach up to {1e3 * max(spheres.overshoot):.0f} mm outside; allow more per geom"
-            )
-        if not len(spheres):
-            notes.append("no collision geoms: collisions are not seen")
-        row = lambda joints, values: jnp.asarray([values[j] for j in joints], jnp.float32)  # noqa: E731
-        rest = {j: (home or {}).get(j, _rest(*limits[j], middle=j in arm)) for j in (*arm, *hand)}
-        own = {j.name: j.qpos for j in kinematics.joints}
-        posture = np.array(kinematics.qpos0)
-        posture[[own[j] for j in rest]] = list(rest.values())
-        columns = [own[j] for j in arm]
-        pairs, free = contacts(model, spheres, posture, columns, [own[j] for j in hand])
-        seeds = (
-            spread(free[:, columns], _SEEDS, first=posture[columns], scale=_ranges(limits, arm))
-            if arm
-            else np.zeros((1, 0))
-        )
-        robot = Embodiment(
-            name=title,
-            arm=arm,
-            hand=hand,
+        options = Options(
             tool=tool,
-            kinematics=kinematics,
-            spheres=spheres,
-            contacts=pairs,
-            xml=spec.to_xml(),
-            notes=tuple(notes),
-            base=Pose.identity(),
-            lower=row(arm, {j: v[0] for j, v in limits.items()}),
-            upper=row(arm, {j: v[1] for j, v in limits.items()}),
-            velocity=row(arm, {j: (velocity or {}).get(j, np.inf) for j in arm}),
-            hand_lower=row(hand, {j: v[0] for j, v in limits.items()}),
-            hand_upper=row(hand, {j: v[1] for j, v in limits.items()}),
-            home=row(arm, rest),
-            hand_home=row(hand, rest),
-            seeds=jnp.asarray(seeds, jnp.float32),
-            seed_tools=Pose.identity(),
+            hand=hand,
+            base=base,
+            name=name,
+            velocity=velocity or {},
+            velocity_from=velocity_from,
+            limits=limits or {},
+            home=home or {},
+            tolerance=tolerance,
+            most_spheres=most_spheres,
+            couple_tendons=couple_tendons,
+            seeds=_SEEDS,
         )
-        return replace(robot, seed_tools=_tool_poses(model, tool, columns, posture, seeds))
+        return build(spec, label, options)
+
+    @staticmethod
+    def from_urdf(
+        source: str | pathlib.Path,
+        *,
+        tool: str,
+        packages: Mapping[str, str | pathlib.Path] | None = None,
+        velocity: Mapping[str, float] | None = None,
+        **options,
+    ) -> Embodiment:
+        """Read a robot from a URDF file or string. Limits, velocity limits, efforts and mimic joints come from the file.
+
+        Args:
+          tool: link whose pose is the plan's wrist.
+          packages: folders by package name, for meshes at `package://name/...`; default: the folder of that name above the file.
+          velocity: velocity limits by joint instead of the file's [rad/s or m/s].
+          options: as in `from_mjcf`.
+        Raises:
+          FileNotFoundError, ValueError, KeyError: as in `from_mjcf`.
+        """
+        from diffopt.robots.urdf import read
+
+        spec, label, found = read(source, packages or {})
+        if not options.get("name"):
+            options["name"] = spec.modelname
+        try:
+            return Embodiment.from_mjcf(
+                spec, tool=tool, velocity={**found, **(velocity or {})}, velocity_from="file", **options
+            )
+        except (ValueError, KeyError) as error:
+            said = str(error.args[0]).replace(f"MjSpec {spec.modelname!r}", label)
+            raise type(error)(said) from error
 
     @staticmethod
     def attach(
@@ -207,11 +202,20 @@ class Embodiment:
         index = np.array([self.kinematics.joint(j).qpos for j in (*self.arm, *self.hand)], int)
         if np.array_equal(index, np.arange(self.kinematics.nq)):
             return values
-        return jnp.asarray(self.kinematics.qpos0, values.dtype).at[index].set(values)
+        source = len(values) + np.arange(self.kinematics.nq)
+        source[index] = np.arange(len(values))
+        fixed = jnp.asarray(self.kinematics.qpos0, values.dtype)
+        return self.kinematics.complete(jnp.concatenate([values, fixed])[source])
 
-    def frames(self, joints: Float[Array, "A"], hand: Float[Array, "H"] | None = None) -> Frames:
-        """Poses of all bodies in the frame of the base."""
-        return self.kinematics.fk(self.qpos(joints, hand))
+    def frames(
+        self, joints: Float[Array, "A"], hand: Float[Array, "H"] | None = None, only: Sequence[int] | None = None
+    ) -> Frames:
+        """Poses of all bodies in the frame of the base; with `only`, as in `Kinematics.fk`."""
+        frames = self.kinematics.fk(self.qpos(joints, hand), only)
+        if not self.arm_followers:
+            return frames
+        index = np.array([self.kinematics.joint(j).qpos for j in self.arm_followers])
+        return replace(frames, follow=jax.jacfwd(lambda q: self.qpos(q, hand)[index])(joints))
 
     def tool_pose(self, joints: Float[Array, "A"]) -> Pose:
         """T_world_tool."""
@@ -222,7 +226,19 @@ class Embodiment:
     @property
     def below_tool(self) -> frozenset[int]:
         """Indices of the tool's body and of all bodies that hang on it."""
-        return _below(self.kinematics, self.tool)
+        return bodies_below(self.kinematics, self.tool)
+
+    @property
+    def followers(self) -> tuple[str, ...]:
+        """Joints that follow others."""
+        return tuple(c.joint for c in self.kinematics.couplings)
+
+    @property
+    def arm_followers(self) -> tuple[str, ...]:
+        """Joints that follow joints of the arm."""
+        arm = {self.kinematics.joint(j).qpos for j in self.arm}
+        couplings = self.kinematics.couplings
+        return tuple(c.joint for c in couplings if roots(couplings, c.index) & arm)
 
     def nearest_seeds(self, tool: Pose, n: int) -> Float[Array, "n A"]:
         """`n` seeds whose tool is near `tool` (T_world_tool), 0.3 m counting as much as 1 rad, nearest first: the seeds are dealt out to
@@ -257,24 +273,8 @@ class Embodiment:
         return _PROVIDERS[-1](self)
 
     def describe(self) -> str:
-        """Joints, limits, collision bodies and what was guessed, as a table."""
-        lines = [f"{self.name}: {len(self.arm)} arm joints, {len(self.hand)} hand joints, tool {self.tool!r}"]
-        lines.append(f"{'joint':16s} {'part':5s} {'lower':>9s} {'upper':>9s} {'velocity':>9s} {'home':>9s}")
-        for i, joint in enumerate(self.arm):
-            row = (self.lower[i], self.upper[i], self.velocity[i], self.home[i])
-            lines.append(f"{joint:16s} arm   " + " ".join(f"{float(v):9.4f}" for v in row))
-        for i, joint in enumerate(self.hand):
-            row = (self.hand_lower[i], self.hand_upper[i], jnp.asarray(np.nan), self.hand_home[i])
-            lines.append(f"{joint:16s} hand  " + " ".join(f"{float(v):9.4f}" for v in row).replace("nan", "  -"))
-        names = self.kinematics.body_names
-        counts = {names[b]: self.spheres.body.count(b) for b in dict.fromkeys(self.spheres.body)}
-        lines.append(
-            f"collision spheres: {len(self.spheres)} (" + ", ".join(f"{b} {n}" for b, n in counts.items()) + ")"
-        )
-        lines.append(f"largest overshoot: {1e3 * max(self.spheres.overshoot, default=0.0):.1f} mm")
-        lines.append("pairs that always touch: " + (", ".join("~".join(p) for p in self.contacts.always) or "none"))
-        lines.append(f"pairs that can collide: {', '.join('~'.join(p) for p in self.contacts.names) or 'none'}")
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+        """Joints, limits and where each number came from, couplings, collision bodies, pairs and notes, as a table."""
+        return describe.table(self)
 
 
 _PROVIDERS: list[Callable[[Embodiment], Any]] = []
@@ -286,50 +286,10 @@ def provides_constraints(build: Callable[[Embodiment], Any]) -> Callable[[Embodi
     return build
 
 
-def _arm_joints(kinematics: Kinematics, tool: str) -> tuple[str, ...]:
-    """Joints between the world and the body `tool`, from the world on."""
-    joints: list[str] = []
-    body = kinematics.body(tool)
-    while body > 0:
-        joints = [j.name for j in kinematics.bodies[body].joints] + joints
-        body = kinematics.bodies[body].parent
-    return tuple(joints)
-
-
-def _hand_joints(kinematics: Kinematics, tool: str) -> tuple[str, ...]:
-    """Joints of all bodies below the body `tool`, in model order."""
-    below = _below(kinematics, tool) - {kinematics.body(tool)}
-    return tuple(j.name for i in sorted(below) for j in kinematics.bodies[i].joints)
-
-
-def _tool_poses(model: mujoco.MjModel, tool: str, columns: list[int], posture: np.ndarray, seeds: np.ndarray) -> Pose:
-    """T_base_tool at every seed, on the host."""
-    import mujoco
-
-    data, body = mujoco.MjData(model), model.body(tool).id
-    position, rotation = np.empty((len(seeds), 3), np.float32), np.empty((len(seeds), 3, 3), np.float32)
-    for k, seed in enumerate(seeds):
-        data.qpos[:] = posture
-        data.qpos[columns] = seed
-        mujoco.mj_kinematics(model, data)
-        position[k], rotation[k] = data.xpos[body], data.xmat[body].reshape(3, 3)
-    return Pose(position=jnp.asarray(position), rotation=jnp.asarray(rotation))
-
-
-def _below(kinematics: Kinematics, tool: str) -> frozenset[int]:
+def bodies_below(kinematics: Kinematics, tool: str) -> frozenset[int]:
+    """Indices of the body `tool` and of all bodies that hang on it."""
     below = {kinematics.body(tool)}
     for i, body in enumerate(kinematics.bodies):  # MuJoCo lists parents first
         if i and body.parent in below:
             below.add(i)
     return frozenset(below)
-
-
-def _rest(low: float, high: float, *, middle: bool) -> float:
-    if not np.isfinite(low + high):
-        return 0.0
-    return 0.5 * (low + high) if middle else float(np.clip(0.0, low, high))
-
-
-def _ranges(limits: dict[str, tuple[float, float]], joints: tuple[str, ...]) -> np.ndarray:
-    width = np.array([limits[j][1] - limits[j][0] for j in joints])
-    return np.where(np.isfinite(width), width, 2 * np.pi)

@@ -26,6 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from diffopt.robots import couplings as _couplings
+from diffopt.robots.couplings import Coupling
+
 if TYPE_CHECKING:
     import mujoco
 
@@ -70,12 +73,14 @@ class Frames:
       rotation: rotation matrices R_world_body.
       axis: per degree of freedom, unit axis in the world.
       anchor: per degree of freedom, a point on that axis in the world [m] (not meaningful for translations).
+      follow: derivative of the followers (see `couplings`) of an arm by its joints; None where it has none.
     """
 
     position: Float[Array, "nbody 3"]
     rotation: Float[Array, "nbody 3 3"]
     axis: Float[Array, "nv 3"]
     anchor: Float[Array, "nv 3"]
+    follow: Float[Array, "F A"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -83,7 +88,8 @@ class Frames:
 class Kinematics:
     """The kinematic tree of a robot; hashable, without arrays, so it is static under `jit`.
 
-    Limits are -inf/inf where the model has none, and have one entry per element of qpos.
+    Limits are -inf/inf where the model has none, and have one entry per element of qpos. `couplings` says which joints follow others;
+    `fk` places the bodies at whatever positions it is given, `complete` puts the followers where they belong.
     """
 
     bodies: tuple[Body, ...] = field(metadata=dict(static=True))
@@ -92,10 +98,15 @@ class Kinematics:
     lower: Vector = field(metadata=dict(static=True))
     upper: Vector = field(metadata=dict(static=True))
     qpos0: Vector = field(metadata=dict(static=True))
+    couplings: tuple[Coupling, ...] = field(default=(), metadata=dict(static=True))
 
     @staticmethod
-    def from_model(model: mujoco.MjModel) -> Kinematics:
-        """Read the tree of a compiled MuJoCo model."""
+    def from_model(model: mujoco.MjModel, *, tendons: bool = True) -> Kinematics:
+        """Read the tree of a compiled MuJoCo model.
+
+        Args:
+          tendons: whether joints that share a motor through a fixed tendon are taken to move together.
+        """
         bodies = []
         lower, upper = np.full(model.nq, -np.inf), np.full(model.nq, np.inf)
         for b in range(model.nbody):
@@ -132,6 +143,7 @@ class Kinematics:
             lower=_floats(lower),
             upper=_floats(upper),
             qpos0=_floats(model.qpos0),
+            couplings=_couplings.from_model(model, tendons=tendons),
         )
 
     @property
@@ -153,6 +165,10 @@ class Kinematics:
     def joint(self, name: str) -> Joint:
         """The joint `name`; a KeyError lists the joints there are."""
         return self.joints[_index(name, self.joint_names, "joint")]
+
+    def complete(self, qpos: Float[Array, "*batch nq"]) -> Float[Array, "*batch nq"]:
+        """`qpos` with all followers put where their couplings want them; NumPy in, NumPy out."""
+        return _couplings.complete(self.couplings, qpos)
 
     def ancestors(self, body: int) -> tuple[int, ...]:
         """Degrees of freedom that move `body`, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import re
 from typing import TYPE_CHECKING, TypeAlias
@@ -30,7 +31,7 @@ def read(source: Source) -> tuple[mujoco.MjSpec, str]:
     if isinstance(source, mujoco.MjSpec):
         return source.copy(), f"MjSpec {source.modelname!r}"
     text = str(source)
-    label = "XML string" if text.lstrip().startswith("<") else text
+    label = "XML string" if is_xml(text) else text
     try:
         if label == "XML string":
             return mujoco.MjSpec.from_string(text), label
@@ -38,19 +39,122 @@ def read(source: Source) -> tuple[mujoco.MjSpec, str]:
         if not path.is_file():
             raise FileNotFoundError(f"no MJCF file {text!r} (looked in {path.resolve().parent})")
         spec = mujoco.MjSpec.from_file(str(path))
-        if spec.meshes or spec.hfields:  # their paths are relative to the file, and the XML kept later is in no file
+        if spec.meshes or spec.hfields or spec.textures:  # relative to the file, and the XML kept later is in no file
             spec.meshdir = str(path.resolve().parent / spec.meshdir)
+            spec.texturedir = str(path.resolve().parent / spec.texturedir)
         return spec, label
     except ValueError as error:
-        raise ValueError(f"{label}: MuJoCo cannot read it: {error}") from error
+        raise ValueError(f"{label}: MuJoCo cannot read it: {in_words(error)}") from error
 
 
 def compile(spec: mujoco.MjSpec, label: str) -> mujoco.MjModel:
-    """Compile, or say which source does not compile and why."""
+    """Compile, or say which source does not compile and why.
+
+    Raises:
+      FileNotFoundError: a mesh is not where the file says.
+      ValueError: anything else that MuJoCo does not accept.
+    """
+    for mesh in spec.meshes:
+        file = pathlib.Path(spec.meshdir, mesh.file)
+        if mesh.file and mesh.file not in spec.assets and not file.is_file():
+            raise FileNotFoundError(
+                f"{label}: mesh {mesh.name or file.stem!r} wants the file {str(file)!r}, which does not exist; "
+                "put it there, or correct `file` or the compiler's `meshdir`"
+            )
     try:
         return spec.compile()
     except ValueError as error:
-        raise ValueError(f"{label}: MuJoCo cannot compile it: {error}") from error
+        raise ValueError(f"{label}: MuJoCo cannot compile it: {in_words(error)}") from error
+
+
+def is_xml(text: str) -> bool:
+    """Whether this is XML, rather than the path of a file."""
+    return "<" in text or "\n" in text or not text.strip()
+
+
+_REMEDIES = {
+    "mass and inertia of moving bodies": "a body with joints needs mass: give it an <inertial>, or a geom with a mass",
+    "repeated name": "rename one of the two",
+    "XML parse error": "the text is no well-formed XML, or nested too deeply",
+    "free joint can only be used on top level": "only a child of the world can float",
+    "must satisfy A + B >= C": "the inertia is not that of a body; correct it, or set balanceinertia of the compiler",
+    "Error opening file": "put the file there, or correct its path",
+    "invalid size": "sizes are positive",
+    "range[0]": "a range is two numbers, the smaller first",
+}
+
+
+def in_words(error: ValueError) -> str:
+    """MuJoCo's message on one line, with what to do about it where that is known."""
+    said = " ".join(str(error).split())
+    return "; ".join([said, *(remedy for sign, remedy in _REMEDIES.items() if sign in said)])
+
+
+def tidy(spec: mujoco.MjSpec, tool: str, base: str | None, label: str) -> list[str]:
+    """Reduce a model in place to the tree of the body `tool`, every body and joint named; what was changed, in words.
+
+    Other trees (a table, the second arm, a cube to play with), planes and height fields of the world, and keyframes go.
+
+    Args:
+      base: the root of the tree, moved into the world's frame, and fixed there if it floats; or None.
+    Raises:
+      KeyError, ValueError: no such body; a base that is not the root above the tool.
+    """
+    import mujoco
+
+    named = name_all(spec)
+    notes: list[str] = []
+    root = above = body(spec, tool, label)
+    if tool == "world":
+        raise ValueError(f"{label}: the tool is a body of the robot, not the world")
+    while above.name != "world":
+        root, above = above, above.parent
+    if base is not None and body(spec, base, label).name != root.name:
+        parent = body(spec, base, label).parent
+        if parent is None or parent.name != "world":
+            hangs = "is the world" if parent is None else f"hangs on {parent.name!r}"
+            raise ValueError(f"base {base!r} {hangs} in {label}; a base is a child of the world")
+        raise ValueError(f"tool {tool!r} is not below base {base!r} in {label}, but below {root.name!r}")
+    others = [b for b in spec.worldbody.bodies if b.name != root.name]
+    if others:
+        notes.append(f"left out, not connected with the tool: {', '.join(b.name for b in others)}")
+    for part in others:
+        spec.delete(part)
+    unbounded = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD)
+    floors = [g for g in spec.worldbody.geoms if g.type in unbounded]
+    if floors:
+        notes.append(f"left out, of the world: {', '.join(g.name or 'a plane' for g in floors)}")
+    for geom in floors:
+        spec.delete(geom)
+    if list(spec.worldbody.geoms):
+        notes.append("geoms of the world are in the physics, but no part of the robot: they do not move with its base")
+    if base is not None:
+        root.pos, root.quat = [0, 0, 0], [1, 0, 0, 0]
+        for joint in list(root.joints):
+            if joint.type == mujoco.mjtJoint.mjJNT_FREE:
+                notes.append(f"joint {joint.name}, with which the base floats in the file, is left out")
+                spec.delete(joint)
+    geoms = {g.name for g in spec.geoms}
+    for pair in [p for p in spec.pairs if not {p.geomname1, p.geomname2} <= geoms]:
+        spec.delete(pair)
+    for key in list(spec.keys):
+        spec.delete(key)
+    named &= {e.name for e in (*spec.bodies, *spec.joints)}
+    return [*([f"named here, without a name in the file: {', '.join(sorted(named))}"] if named else []), *notes]
+
+
+def name_all(spec: mujoco.MjSpec) -> set[str]:
+    """Name the bodies and joints that have no name, in place; the names given."""
+    given: set[str] = set()
+    for part, stem in ((spec.bodies, "body"), (spec.joints, "")):
+        taken = {e.name for e in part}
+        for i, element in enumerate(part):
+            if not element.name:
+                own = stem or f"{element.parent.name}_joint"
+                element.name = next(n for k in range(i, i + len(taken) + 2) if (n := f"{own}{k}") not in taken)
+                taken.add(element.name)
+                given.add(element.name)
+    return given
 
 
 def body(spec: mujoco.MjSpec, name: str, label: str) -> mujoco.MjsBody:
@@ -75,7 +179,7 @@ def join(arm: Source, hand: Source, *, to: str, pose: Pose | None = None) -> str
     hand_spec, hand_label = read(hand)
     compile(arm_spec, arm_label)
     compile(hand_spec, hand_label)
-    for kind in ("bodies", "joints", "geoms", "sites", "actuators", "meshes"):
+    for kind in ("bodies", "joints", "geoms", "sites", "actuators", "meshes", "tendons", "equalities"):
         ours = {e.name for e in getattr(arm_spec, kind)} - {"", "world"}
         both = sorted(ours & {e.name for e in getattr(hand_spec, kind)})
         if both:
@@ -88,7 +192,9 @@ def join(arm: Source, hand: Source, *, to: str, pose: Pose | None = None) -> str
     # default class of every model and has to be told apart.
     arm_spec.attach(hand_spec, prefix=_MARK, frame=frame)
     arm_spec.compile()
-    xml = arm_spec.to_xml().replace(f'"{_MARK}main"', '"attached-main"').replace(_MARK, "")
+    xml = arm_spec.to_xml()
+    root = next(n for k in itertools.count() if (n := f'"attached-main{k or ""}"') not in xml)
+    xml = xml.replace(f'"{_MARK}main"', root).replace(_MARK, "")
     return compile_text(mujoco.MjSpec.from_string(xml), f"{arm_label} + {hand_label}")
 
 

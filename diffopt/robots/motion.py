@@ -4,43 +4,76 @@ A point c fixed to a body that joint j turns about the axis a_j through o_j move
 along a direction n is, in Pluecker coordinates, a product of something of the joint and something of the point:
 
     n . (a_j x (c - o_j)) = a_j . (c x n) - (a_j x o_j) . n,          a slide: a_j . n.
+
+An arm whose joints have followers (see `couplings`) has a row for each of them after its own, and F = d followers / d joints, with
+which the chain rule adds what they do to what their leaders do.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.robots.embodiment import Embodiment
-from diffopt.robots.kinematics import Frames
+from diffopt.robots.kinematics import Frames, Joint
 
-Screws = tuple[Float[Array, "A 3"], Float[Array, "A 3"]]
+Screws = (
+    tuple[Float[Array, "D 3"], Float[Array, "D 3"]]
+    | tuple[Float[Array, "D 3"], Float[Array, "D 3"], Float[Array, "F A"]]
+)
 
 
 def screws(robot: Embodiment, frames: Frames) -> Screws:
-    """Per arm joint the factors (of c x n, of n) in the frame of the base."""
-    joints = [robot.kinematics.joint(name) for name in robot.arm]
+    """Per arm joint, then per follower of one, the factors (of c x n, of n) in the frame of the base; and F if there are followers.
+
+    Args:
+      frames: from `robot.frames`.
+    """
+    joints = _joints(robot)
     dofs = np.array([j.dof for j in joints], int)
     turns = np.array([j.type == "hinge" for j in joints])[:, None]
     axis, anchor = frames.axis[dofs], frames.anchor[dofs]
-    return jnp.where(turns, axis, 0.0), jnp.where(turns, jnp.cross(anchor, axis), axis)
+    rows = jnp.where(turns, axis, 0.0), jnp.where(turns, jnp.cross(anchor, axis), axis)
+    return rows if frames.follow is None else (*rows, frames.follow)
+
+
+def screws_of(robot: Embodiment, frames: Frames, body: int) -> tuple[Float[Array, "A 3"], Float[Array, "A 3"]]:
+    """The screws by which each arm joint moves one body, its followers counted in: angular part, and velocity of the base's origin."""
+    moment, normal, *follow = screws(robot, frames)
+    moved = moved_by(robot, (body,)).T
+    moment, normal = moment * moved, normal * moved
+    if not follow:
+        return moment, normal
+    return _chain(moment.T, follow[0]).T, _chain(normal.T, follow[0]).T
 
 
 def moved_by(robot: Embodiment, bodies: tuple[int, ...]) -> np.ndarray:
-    """Whether each arm joint (columns) moves each body (rows), as 0.0 or 1.0."""
-    dofs = [robot.kinematics.joint(name).dof for name in robot.arm]
+    """Whether each row of the screws (columns) moves each body (rows), as 0.0 or 1.0."""
+    dofs = [joint.dof for joint in _joints(robot)]
     above = {b: robot.kinematics.ancestors(b) for b in set(bodies)}
     table = [[float(d in above[b]) for d in dofs] for b in bodies]
     return np.array(table, np.float32).reshape(len(bodies), len(dofs))
 
 
 def along(screws: Screws, moved, centers: Float[Array, "3 P"], normals: Float[Array, "3 P"]) -> Float[Array, "P A"]:
-    """Derivative of normal . centre by the arm's joints, for points fixed to bodies with rows `moved` (P, A)."""
+    """Derivative of normal . centre by the arm's joints, for points fixed to bodies with rows `moved` (P, D)."""
     c, n = centers, normals
     moment = (c[1] * n[2] - c[2] * n[1], c[2] * n[0] - c[0] * n[2], c[0] * n[1] - c[1] * n[0])
-    of_moment, of_normal = screws
+    of_moment, of_normal, *follow = screws
     columns = [
         sum(of_moment[j, i] * moment[i] + of_normal[j, i] * n[i] for i in range(3)) for j in range(of_moment.shape[0])
     ]
-    return jnp.stack(columns, axis=-1) * moved
+    own = jnp.stack(columns, axis=-1) * moved
+    return _chain(own, follow[0]) if follow else own
+
+
+def _joints(robot: Embodiment) -> list[Joint]:
+    return [robot.kinematics.joint(name) for name in (*robot.arm, *robot.arm_followers)]
+
+
+def _chain(by_all: Float[Array, "P D"], follow: Float[Array, "F A"]) -> Any:
+    arm = follow.shape[1]
+    return by_all[:, :arm] + by_all[:, arm:] @ follow

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffopt.robots.bodies import Spheres
+from diffopt.robots.couplings import Coupling, complete, roots
 
 if TYPE_CHECKING:
     import mujoco
 
 _SAMPLES = 4000
+_NEAR = 0.03  # [m]
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 
 
@@ -46,7 +48,13 @@ class Contacts:
 
 
 def contacts(
-    model: mujoco.MjModel, spheres: Spheres, posture: np.ndarray, arm: list[int], hand: list[int]
+    model: mujoco.MjModel,
+    spheres: Spheres,
+    posture: np.ndarray,
+    limits: tuple[np.ndarray, np.ndarray],
+    arm: list[int],
+    hand: list[int],
+    couplings: tuple[Coupling, ...] = (),
 ) -> tuple[Contacts, np.ndarray]:
     """Pairs of bodies that can collide, by sampling the joint ranges; and the postures (n, nq) sampled in which none does, with the
     hand at rest.
@@ -57,20 +65,25 @@ def contacts(
 
     Args:
       posture: positions of the joints that are not sampled.
-      arm, hand: indices in qpos of the joints that are.
+      limits: lower and upper, of the arm's joints and then of the hand's; one turn is taken where they are infinite.
+      arm, hand: indices in qpos of the joints that are sampled.
+      couplings: where their followers are then.
     """
     rng_columns = arm + hand
     postures = np.tile(posture, (_SAMPLES, 1))
-    low, high = _bounds(model, rng_columns)
+    low, high = (np.where(np.isfinite(v), v, turn) for v, turn in zip(limits, (-np.pi, np.pi), strict=True))
     postures[:, rng_columns] = low + (high - low) * halton(_SAMPLES, len(rng_columns))
+    postures = complete(couplings, postures)
     body = np.array(spheres.body, int)
     placed = _place(model, spheres, postures)
     moving = tuple(int(i) for i in np.flatnonzero(np.ptp(placed, axis=0).max(axis=-1) > 1e-6)) if len(spheres) else ()
 
     used = [int(b) for b in np.unique(body)]
-    arm_dofs = {int(j) for j in range(model.njnt) if model.jnt_qposadr[j] in arm}
-    excluded = {frozenset(divmod(int(s), 65536)) for s in model.exclude_signature}
     radius = np.array(spheres.radius)
+    arm_dofs = {j for j in range(model.njnt) if roots(couplings, int(model.jnt_qposadr[j])) & set(arm)}
+    middle = {b: placed[:, body == b].mean(axis=1) for b in used}
+    reach = {b: np.max(np.linalg.norm(placed[0, body == b] - middle[b][0], axis=-1) + radius[body == b]) for b in used}
+    excluded = {frozenset(divmod(int(s), 65536)) for s in model.exclude_signature}
     pairs, always = [], []
     clear = np.ones(_SAMPLES, bool)
     weld = model.body_weldid
@@ -82,18 +95,21 @@ def contacts(
         )
         if linked or frozenset((a, b)) in excluded or not (_joints_between(model, a, b) & arm_dofs):
             continue
+        if np.min(np.linalg.norm(middle[a] - middle[b], axis=-1)) - reach[a] - reach[b] > _NEAR:
+            continue
         one, two = np.flatnonzero(body == a), np.flatnonzero(body == b)
         apart = np.linalg.norm(placed[:, one, None] - placed[:, None, two], axis=-1)
         nearest = np.min(apart - radius[one][:, None] - radius[two], axis=(1, 2))
         if np.mean(nearest < 0) > 0.95:
             always.append((a, b))
-        elif nearest.min() < 0.03:
+        elif nearest.min() < _NEAR:
             pairs.append((a, b))
             clear &= nearest > 0
     name = lambda listed: tuple((model.body(a).name, model.body(b).name) for a, b in listed)  # noqa: E731
     found = Contacts(pairs=tuple(pairs), names=name(pairs), always=name(always), moving=moving)
     free = postures[clear]
     free[:, hand] = posture[hand]
+    free = complete(couplings, free)
     if hand:  # clear with the hand at rest, too
         placed = _place(model, spheres, free)
         for a, b in pairs:
@@ -141,14 +157,6 @@ def spread(points: np.ndarray, n: int, *, first: np.ndarray, scale: np.ndarray) 
         chosen.append(points[k])
         apart = np.minimum(apart, np.linalg.norm(unit - unit[k], axis=-1))
     return np.array(chosen)
-
-
-def _bounds(model: mujoco.MjModel, columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    at = {int(model.jnt_qposadr[j]): j for j in range(model.njnt)}
-    limits = np.array(
-        [model.jnt_range[at[c]] if model.jnt_limited[at[c]] else (-np.pi, np.pi) for c in columns]
-    ).reshape(-1, 2)
-    return limits[:, 0], limits[:, 1]
 
 
 def _joints_between(model: mujoco.MjModel, a: int, b: int) -> set[int]:

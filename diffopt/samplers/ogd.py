@@ -75,7 +75,7 @@ class OGD:
     tighten: float | Array = 0.1
     tracks: int = field(default=1, metadata=dict(static=True))
     last: int = field(default=2, metadata=dict(static=True))
-    search: int = field(default=3, metadata=dict(static=True))
+    search: int = field(default=2, metadata=dict(static=True))
     steps: int = field(default=2, metadata=dict(static=True))
     terminal: int = field(default=5, metadata=dict(static=True))
     particles: int = field(default=1, metadata=dict(static=True))
