@@ -19,7 +19,16 @@ from diffopt.samplers import available, describe, load
 from diffopt.samplers.registry import cards
 from diffopt.schedules import Flow
 
-SMALL = {"rejection": dict(draws=4), "ogd": dict(candidates=2, share=0.5)}
+SMALL = {  # options that keep the tests short, and a clip that does not cut the derivative
+    "rejection": dict(draws=4),
+    "ogd": dict(candidates=2, share=0.5),
+    "ogd_chain": dict(iterations=3),
+    "latent": dict(iterations=3),
+    "particles": dict(count=4),
+    "twisted": dict(count=4),
+    "model_based": dict(rollouts=32),
+    "nudge": dict(strength=0.01, clip=100.0),
+}
 ON_POINTS = [name for name in available() if "joints" not in describe(name).needs]
 every = pytest.mark.parametrize("name", ON_POINTS)
 POLICY = gaussian_mixture([[0.0, 0.0], [1.0, 1.5]], 0.4, schedule=Flow())
@@ -131,6 +140,9 @@ def test_every_file_with_a_card_is_listed_once():
     files = pathlib.Path(diffopt.samplers.__file__).parent.glob("*.py")
     with_card = {file.stem for file in files if "\nCARD = Card(" in file.read_text()}
     assert with_card | {"ddim", "ogd", "rejection", "snap"} == set(available())
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "samplers.md").read_text()
+    missing = [name for name in available() if f"`{name}`" not in page]
+    assert not missing, f"docs/samplers.md lacks {missing}; run: python -m benchmarks.samplers_table"
 
 
 @pytest.mark.parametrize("name", available())
