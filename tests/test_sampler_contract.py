@@ -17,7 +17,7 @@ from diffopt.process import ReverseProcess
 from diffopt.sample import _sample
 from diffopt.samplers import available, describe, load
 from diffopt.samplers.registry import cards
-from diffopt.schedules import Flow
+from diffopt.schedules import Flow, clean_estimate, regression_target
 
 SMALL = {  # options that keep the tests short, and a clip that does not cut the derivative
     "rejection": dict(draws=4),
@@ -134,6 +134,31 @@ def _plain(process, key):
 @jax.jit
 def _jitted(sampler, process, key):
     return sampler(process, ConstraintSet(), key, None).x
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AsNetwork:
+    """The exact denoiser behind the output that a network of some parameterisation would have."""
+
+    base: Any
+    parameterisation: Any = field(metadata=dict(static=True))
+
+    def __call__(self, x, t, condition):
+        alpha, sigma = self.base.schedule.scales(jnp.asarray(t))
+        clean = self.base(x, t, condition)
+        noise = (x - alpha * clean) / jnp.maximum(sigma, 1e-6)
+        output = regression_target(clean, noise, alpha, sigma, self.parameterisation)
+        return clean_estimate(output, x, alpha, sigma, self.parameterisation)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parameterisation", ["eps", "x0", "v", "flow"])
+@pytest.mark.parametrize("name", ["dps", "projected"])
+def test_plans_do_not_depend_on_the_parameterisation(name, parameterisation):
+    policy = POLICY if parameterisation == "flow" else gaussian_mixture([[0.0, 0.0], [1.0, 1.5]], 0.4)
+    network = replace(policy, denoiser=AsNetwork(policy.denoiser, parameterisation))
+    np.testing.assert_allclose(draw(name, policy=network).plans.values, draw(name, policy=policy).plans.values, atol=5e-3)
 
 
 def test_every_file_with_a_card_is_listed_once():

@@ -5,9 +5,9 @@
                x <- x + d,   d nearest to v   with   grad b(x) . d + gamma_s b(x) >= 0,   b = -row
 
 SafeFlowMatcher (arXiv 2509.24243: prediction and correction, a flow whose speed vanishes with time, the barrier's quadratic program) and
-UniConFlow (arXiv 2506.02955: a zeroing function that reaches the constraints at a prescribed time, here gamma_s = 1/(S - i) or
-`rate`, whichever is greater, so that the last step asks for all of b >= 0). The field draws towards the clean estimate at a small
-noise level t_c: to first order what the flow would do there. In our words and in discrete time.
+UniConFlow (arXiv 2506.02955: a zeroing function that reaches the constraints at a prescribed time, here half of the correction:
+gamma_s = 1/(S/2 - i), and 1 from there on, where the steps left over take care of curvature). The field draws towards the clean
+estimate at a small noise level t_c: to first order what the flow would do there. In our words and in discrete time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class ConstrainedFlow:
       speed: of the correction's field at its beginning.
       level: index of the level whose noise t_c is, at most the number of levels.
       steps: S.
-      rate: least gamma.
       softness: of the rows. tracks: of the joints. See `guidance`.
       terminal: solver steps of a terminal correction; the papers have none.
     """
@@ -44,7 +43,6 @@ class ConstrainedFlow:
     speed: float | Array = 0.5
     level: int = field(default=2, metadata=dict(static=True))
     steps: int = field(default=8, metadata=dict(static=True))
-    rate: float | Array = 0.1
     softness: float | Array = 10.0
     tracks: int = field(default=2, metadata=dict(static=True))
     terminal: int = field(default=0, metadata=dict(static=True))
@@ -61,7 +59,7 @@ class ConstrainedFlow:
             tracks = guide.follow(x, tracks)
             rows, jacobian = guide.linearized(x, tracks)
             toward = self.speed * (1 - i / self.steps) * (process.clean(process.alpha[at] * x, at) - x)
-            gamma = jnp.maximum(1 / (self.steps - i), self.rate)
+            gamma = 1 / jnp.maximum(self.steps // 2 - i, 1)
             return (x + nearest(toward, -jacobian, gamma * rows), tracks), None
 
         (x, tracks), _ = jax.lax.scan(correct, (predicted, guide.start(predicted)), jnp.arange(self.steps))
