@@ -83,5 +83,5 @@ CARD = Card(
     summary="the noise from which a deterministic sample starts is optimised through the whole rollout",
     needs=("gradient", "network gradient"),
     evaluations="51: 6 per iteration of L-BFGS, one of which also backwards",
-    strength=("strength", (0.03, 0.1, 0.3, 1.0, 3.0)),
+    strength=("strength", (0.003, 0.01, 0.03, 0.1, 0.3)),
 )

@@ -67,6 +67,6 @@ CARD = Card(
     paper="He et al. 2023, arXiv 2311.16424",
     summary="the clean estimate moves down the cost, the noise estimate stays",
     needs=("gradient",),
-    strength=("strength", (0.0003, 0.001, 0.003, 0.01, 0.03)),
+    strength=("strength", (0.001, 0.003, 0.01, 0.03, 0.1)),
     differentiable=True,
 )

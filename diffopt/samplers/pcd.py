@@ -69,5 +69,5 @@ CARD = Card(
     paper="Luan et al. 2025, arXiv 2508.10531",
     summary="a step down the cost, then the projection",
     needs=("gradient", "projection"),
-    strength=("strength", (0.01, 0.03, 0.1, 0.3, 1.0)),
+    strength=("strength", (0.0003, 0.001, 0.003, 0.01, 0.03)),
 )

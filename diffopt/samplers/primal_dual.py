@@ -74,6 +74,6 @@ CARD = Card(
     paper="Constrained diffusers, arXiv 2506.12544",
     summary="multipliers grow from level to level while a constraint is violated",
     needs=("gradient",),
-    strength=("strength", (0.03, 0.1, 0.3, 1.0, 3.0)),
+    strength=("strength", (0.003, 0.01, 0.03, 0.1, 0.3)),
     differentiable=True,
 )
