@@ -1,4 +1,4 @@
-"""What holds for every sampler, and what OGD promises, on priors and posteriors that are known exactly."""
+"""What OGD promises and what `sample` does, on priors and posteriors that are known exactly; for every sampler: test_sampler_contract."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from diffopt.constraints import ConstraintSet, from_residual
 from diffopt.plans import Point
 from diffopt.policies import gaussian_mixture
 from diffopt.sample import _sample
-from diffopt.samplers import OGD, available, load
-from diffopt.schedules import Cosine, Flow
+from diffopt.samplers import OGD, load
+from diffopt.schedules import Cosine
 
 OGD_FAMILY = [
     OGD(anchor=anchor, constrain=constrain, hard=hard, every=1, window=(1.0, 0.0), particles=2)
@@ -21,10 +21,9 @@ OGD_FAMILY = [
     for constrain in ("lookahead", "current", "next")
     for hard in (True, False)
 ]
-ALL = [load(name) for name in available()] + OGD_FAMILY
+ALL = [load("ogd"), *OGD_FAMILY]
 name_of = lambda s: f"{type(s).__name__}-{s.anchor}-{s.constrain}-{s.hard}" if isinstance(s, OGD) else type(s).__name__  # noqa: E731
 each_sampler = pytest.mark.parametrize("sampler", ALL, ids=name_of)
-each_default = pytest.mark.parametrize("sampler", [load(name) for name in available()], ids=name_of)
 
 
 def beyond(plan, normal, offset):
@@ -59,31 +58,6 @@ def test_status_and_retracing(sampler):
     other = gaussian_mixture([[0.3, 0.1], [1.0, 1.2]], 0.5)
     draw(sampler, key=5, constraints=half_space(-0.7, (0.0, 1.0)), policy=other)
     assert _sample._cache_size() == before
-
-
-@each_default
-def test_a_plan_does_not_depend_on_its_batch(sampler):
-    keys = jax.random.split(jax.random.key(1), 32)
-    alone = _sample(POLICY.bound(), half_space(), keys[3:4], sampler, 1.0, None, 8)
-    np.testing.assert_allclose(draw(sampler).plans.values[3], alone.plans.values[0], atol=1e-4)
-
-
-@each_default
-def test_flow_policies_are_sampled_inside_jit(sampler):
-    policy = gaussian_mixture([[0.0, 0.0], [1.0, 1.5]], 0.4, schedule=Flow())
-    inside = jax.jit(lambda offset: draw(sampler, constraints=half_space(offset), policy=policy).plans.values)(-0.5)
-    assert np.isfinite(inside).all()
-    outside = draw(sampler, policy=policy).plans.values
-    assert np.mean(np.linalg.norm(inside - outside, axis=-1) < 1e-3) > 0.9  # rounding may tip a choice between tracks
-
-
-@pytest.mark.parametrize("name", available())
-def test_without_constraints_every_sampler_is_the_plain_one(name):
-    plain = diffopt.sample(POLICY, n=32, key=2, sampler="ddim", levels=8)
-    result = diffopt.sample(POLICY, n=32, key=2, sampler=name, levels=8)
-    assert result.feasible.all()
-    if name != "rejection":
-        np.testing.assert_allclose(result.plans.values, plain.plans.values, atol=1e-5)
 
 
 def energy_distance(x, y):
@@ -146,7 +120,7 @@ def test_an_unsatisfiable_set_is_reported_as_infeasible_with_its_size():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(KeyError, match="ddim, ogd, rejection, snap"):
+    with pytest.raises(KeyError, match=r"ddim, .*ogd, .*rejection, .*snap"):
         diffopt.sample(POLICY, sampler="odg")
     with pytest.raises(TypeError, match=r"has no option 'track'; it has: .*tracks"):
         load("ogd", track=3)
