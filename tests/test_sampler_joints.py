@@ -19,7 +19,7 @@ WALL = 0.35  # the elbow stays below [m]
 QUICK = {"mpgd", "projected", "task_to_joint"}
 SMALL = {
     "rejection": dict(draws=4),
-    "ogd": dict(candidates=2, share=0.5),
+    "ogd": dict(every=2),
     "ogd_chain": dict(iterations=4),
     "latent": dict(iterations=4),
     "particles": dict(count=4),
@@ -38,6 +38,7 @@ class PlanarReach:
     kind: ClassVar[str] = "eq"
     plan_type: ClassVar[type] = Point
     tolerance: ClassVar[float] = 2e-3
+    realises: ClassVar[tuple[str, ...]] = ("values",)
 
     @staticmethod
     def tool(q):

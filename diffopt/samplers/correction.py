@@ -106,8 +106,8 @@ class Correction:
         c = self.meaning(c)
         args = (c, jnp.ones(()))
         z, number = self._guesses(c, self.search)
-        if tracks is not None and number > 1:
-            old = {name: values for name, values in tracks.z.items() if name != "x"}
+        old = {} if tracks is None else _auxiliary(tracks.z)
+        if old:
             earlier = len(next(iter(old.values())))
             old |= {} if self.eliminated else {"x": z["x"][:earlier]}
             z = {name: jnp.concatenate([old[name], values]) for name, values in z.items()}

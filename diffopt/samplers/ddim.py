@@ -15,6 +15,7 @@ from diffopt.constraints import ConstraintSet
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats, unconstrained
 from diffopt.samplers.correction import Correction
+from diffopt.samplers.registry import Card
 from diffopt.solvers import RealTimeIteration
 
 EXACT = 100.0  # weight of the plan against the constraints, where the plan is not to be changed
@@ -29,8 +30,8 @@ class DDIM:
       tracks, steps: of the inverse kinematics that realises the plan, where a constraint asks for joints.
     """
 
-    tracks: int = field(default=4, metadata=dict(static=True))
-    steps: int = field(default=16, metadata=dict(static=True))
+    tracks: int = field(default=2, metadata=dict(static=True))
+    steps: int = field(default=5, metadata=dict(static=True))
 
     def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: None = None) -> Draw:
         x, energy = unconstrained(process, key)
@@ -52,3 +53,12 @@ def realise(process, constraints, x, *, tracks: int, steps: int):
     solver = RealTimeIteration()
     corrected = correction.settle(x, correction.start(x, solver)[0], solver, EXACT, steps=steps)
     return corrected.aux, corrected.iterations
+
+
+CARD = Card(
+    name="ddim",
+    build=DDIM,
+    row=0,
+    paper="Ho et al. 2020, arXiv 2006.11239; Song et al. 2021, arXiv 2010.02502",
+    summary="plain sampling, and the joints that come nearest",
+)

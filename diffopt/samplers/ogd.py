@@ -41,6 +41,7 @@ from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats
 from diffopt.samplers.correction import Correction, Tracks
 from diffopt.samplers.ddim import DDIM
+from diffopt.samplers.registry import Card
 from diffopt.solvers import RealTimeIteration, Solver
 
 Anchor = Literal["sampled", "zero"]
@@ -174,3 +175,16 @@ class OGD:
         weight = 1.0 if self.hard else gain / jnp.maximum(std, 0.1)
         corrected = correction(reference, tracks, solver, weight, steps=self.steps)
         return gain * (corrected.x - corrected.reference), corrected.tracks, corrected.iterations
+
+
+CARD = Card(
+    name="ogd",
+    build=OGD,
+    row=18,
+    paper="arXiv 2606.24208; with anchor `sampled`, `lookahead` and every level solved close to DiRecT, arXiv 2606.15359",
+    summary="a small constrained problem at every third level, solved afresh, with margins that shrink with the noise",
+    needs=("projection",),
+    evaluations="1 (`lookahead`: 2 where a problem is solved)",
+    strength=("every", (1, 2, 3, 4, 6)),
+    differentiable=False,
+)

@@ -49,7 +49,7 @@ class Card:
 def cards() -> dict[str, Card]:
     """All cards by name, in the order of the catalogue."""
     package = importlib.import_module("diffopt.samplers")
-    found = [*_first()]
+    found = []
     for module in pkgutil.iter_modules(package.__path__, "diffopt.samplers."):
         card = getattr(importlib.import_module(module.name), "CARD", None)
         if card is not None:
@@ -60,49 +60,3 @@ def cards() -> dict[str, Card]:
             raise ValueError(f"two samplers are named {card.name!r}: {out[card.name].build!r} and {card.build!r}")
         out[card.name] = card
     return out
-
-
-def _first() -> tuple[Card, ...]:
-    """The cards of the samplers whose files hold none."""
-    from diffopt.samplers.ddim import DDIM
-    from diffopt.samplers.ogd import OGD
-    from diffopt.samplers.rejection import Rejection
-    from diffopt.samplers.snap import Snap
-
-    return (
-        Card(
-            name="ddim",
-            build=DDIM,
-            row=0,
-            paper="Ho et al. 2020, arXiv 2006.11239; Song et al. 2021, arXiv 2010.02502",
-            summary="plain sampling, and the joints that come nearest",
-        ),
-        Card(
-            name="rejection",
-            build=Rejection,
-            row=1,
-            paper="von Neumann 1951",
-            summary="best of N plain samples",
-            needs=("check",),
-            evaluations="1 per draw",
-            strength=("draws", (4, 8, 16, 32, 64)),
-        ),
-        Card(
-            name="snap",
-            build=Snap,
-            row=2,
-            paper="baseline of arXiv 2606.24208; terminal projection of DPCC, arXiv 2412.09342",
-            summary="a plain sample, then the nearest plan that satisfies the constraints",
-            needs=("projection",),
-        ),
-        Card(
-            name="ogd",
-            build=OGD,
-            row=18,
-            paper="arXiv 2606.24208; with anchor `sampled` and `lookahead` DiRecT's update, arXiv 2606.15359",
-            summary="a small constrained problem per level, on the best of several candidates",
-            needs=("projection",),
-            evaluations="1 per candidate before the first level that is solved, then 1 (`lookahead`: 2)",
-            strength=("share", (0.125, 0.25, 0.5, 0.75, 1.0)),
-        ),
-    )

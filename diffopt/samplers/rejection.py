@@ -13,6 +13,7 @@ from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw
 from diffopt.samplers.correction import scale
 from diffopt.samplers.ddim import DDIM
+from diffopt.samplers.registry import Card
 
 
 @jax.tree_util.register_dataclass
@@ -47,3 +48,15 @@ class Rejection:
                 acceptance=jnp.mean(satisfied.astype(jnp.float32)),
             ),
         )
+
+
+CARD = Card(
+    name="rejection",
+    build=Rejection,
+    row=1,
+    paper="von Neumann 1951",
+    summary="best of N plain samples",
+    needs=("check",),
+    evaluations="1 per draw",
+    strength=("draws", (4, 8, 16, 32, 64)),
+)

@@ -16,6 +16,7 @@ from diffopt.constraints import ConstraintSet
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats, unconstrained
 from diffopt.samplers.correction import Correction
+from diffopt.samplers.registry import Card
 from diffopt.solvers import RealTimeIteration
 
 
@@ -51,3 +52,13 @@ class Snap:
             ),
             warm=None,
         )
+
+
+CARD = Card(
+    name="snap",
+    build=Snap,
+    row=2,
+    paper="baseline of arXiv 2606.24208; terminal projection of DPCC, arXiv 2412.09342",
+    summary="a plain sample, then the nearest plan that satisfies the constraints",
+    needs=("projection",),
+)
