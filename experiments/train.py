@@ -69,7 +69,7 @@ def main(cfg: DictConfig) -> None:
             print(f"step {step}/{config.steps}  loss {loss:.4f}  {seconds:.0f} s", flush=True)
 
     policy, steps = train(
-        data, basis, config, Path(cfg.folder), start, repairs, report, deadline=60 * cfg.minutes
+        data, basis, config, Path(cfg.folder), report, deadline=60 * cfg.minutes, start=start, repairs=repairs
     )
     card = dict(
         data=about,

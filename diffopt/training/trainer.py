@@ -104,20 +104,20 @@ def train(
     basis: Float[np.ndarray, "B 3"],
     config: TrainConfig,
     folder: Path | None = None,
-    start: Policy | None = None,
-    repairs: GraspData | None = None,
     report: Callable[[int, float, float], None] = lambda step, loss, seconds: None,
     checkpoint_every: int = 2000,
     deadline: float | None = None,
+    start: Policy | None = None,
+    repairs: GraspData | None = None,
 ) -> tuple[Policy, int]:
     """A policy trained on `data`, and the number of steps done.
 
     Args:
-      repairs: repaired samples of a prior, and these samples.
-      start: a policy whose weights and scales are the first ones, instead of random ones; its sizes count, not those of `config`.
       folder: where checkpoints go; one that is there is resumed. None: no checkpoints.
       report: called with step, mean loss and seconds since the start, now and then.
       deadline: seconds after which training ends early (the learning rate follows `config.steps` all the same).
+      start: a policy whose weights and scales are the first ones, instead of random ones; its sizes count, not those of `config`.
+      repairs: repaired samples of a prior, and these samples.
     """
     if start is None:
         normalizer, mean, scale = fit_scales(data, jax.random.key(config.seed))
