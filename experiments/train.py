@@ -47,6 +47,7 @@ def test(policy, cfg: dict) -> dict:
             interval95=[round(float(interval.low), 4), round(float(interval.high), 4)],
             object_success=round(float(np.mean([outcome.success[which == i].any() for i in range(len(targets))])), 4),
             groups={k: round(float(np.mean(v)), 3) for k, v in sorted(groups.items())},
+            seed=cfg["seed"],
             failures={r: outcome.reason.count(r) for r in sorted(set(outcome.reason)) if r},
         )
         print(name, result[name], flush=True)
@@ -59,15 +60,20 @@ def main(cfg: DictConfig) -> None:
     config = TrainConfig(**values["train"])
     basis = basis_points()
     data, about = load_data(cfg.data, basis, cfg.sample_weight)
-    print(about, flush=True)
+    repairs, about_repairs = (None, None) if cfg.repairs is None else load_data(cfg.repairs, basis)
+    start = None if cfg.start is None else checkpoint.load(cfg.start)
+    print(about, about_repairs, flush=True)
 
     def report(step: int, loss: float, seconds: float) -> None:
         if step % 500 == 0:
             print(f"step {step}/{config.steps}  loss {loss:.4f}  {seconds:.0f} s", flush=True)
 
-    policy, steps = train(data, basis, config, Path(cfg.folder), report, deadline=60 * cfg.minutes)
+    policy, steps = train(
+        data, basis, config, Path(cfg.folder), report, deadline=60 * cfg.minutes, start=start, repairs=repairs
+    )
     card = dict(
         data=about,
+        repairs=about_repairs,
         training=values["train"] | dict(steps_done=steps),
         command=" ".join(["python -m experiments.train", *sys.argv[1:]]),
         versions=versions(),

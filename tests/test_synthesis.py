@@ -108,6 +108,25 @@ def test_shard_holds_grasps_that_pass_and_is_resumed(tmp_path):
     assert len(data) == made[0]["passed"] == card["grasps"]
 
 
+@pytest.mark.slow
+def test_repairs_touch_where_samples_did_not(tmp_path):
+    """Grasps moved by some millimetres come back into contact, near where they were."""
+    hand, config = allegro(), synthesis.SynthesisConfig(iterations=100)
+    (box,) = objects.training(1, seed=0, families=("box",))
+    points, normals = (jnp.asarray(a, jnp.float32) for a in box.surface(256, seed=1))
+    keys = jax.random.split(jax.random.key(0), 24)
+    make = jax.jit(jax.vmap(lambda k: synthesis.synthesise(hand, box.solid, points, normals, k, config, False)))
+    mend = jax.jit(jax.vmap(lambda g: synthesis.refine(hand, box.solid, g, config, False, 40)))
+    made = make(keys)
+    good = np.flatnonzero((made.contact < 0.003) & (made.penetration < 0.003))[:8]
+    assert len(good) >= 4
+    grasp = jax.tree.map(lambda a: a[good], made.grasp)
+    moved = dataclasses.replace(grasp, position=grasp.position + 0.004, joints=grasp.joints + 0.05)
+    before, after = jax.vmap(lambda g: synthesis.refine(hand, box.solid, g, config, False, 1))(moved), mend(moved)
+    assert np.median(after.contact) < 0.5 * np.median(before.contact)
+    assert np.max(np.linalg.norm(after.grasp.position - moved.position, axis=-1)) < 0.03
+
+
 def test_no_shards_says_how_to_make_them(tmp_path):
     from diffopt.training.dataset import basis_points, load_data
 

@@ -11,11 +11,12 @@ from diffopt.geometry import Pose, Target
 from diffopt.plans import Grasp, GraspSpec
 from diffopt.policies import checkpoint
 from diffopt.scenes import objects
-from diffopt.training.dataset import GraspData, basis_points, object_features
+from diffopt.training.dataset import GraspData, basis_points, object_features, object_feet
 from diffopt.training.trainer import JOINTS, TrainConfig, train
 
 OBJECTS = [objects.training(1, seed=4, families=(f,))[0] for f in ("box", "cylinder", "hammer", "mug")]
 BASIS = basis_points(32)
+FEET = object_feet(OBJECTS)
 
 
 def made_up(n=64) -> GraspData:
@@ -29,6 +30,7 @@ def made_up(n=64) -> GraspData:
         squeeze=jnp.asarray(rng.normal(size=(n, 16)) * 0.1, jnp.float32),
         which=jnp.asarray(rng.integers(0, 4, n)),
         features=jnp.asarray(object_features(OBJECTS, BASIS, views=2)),
+        foot=FEET,
         symmetries=jnp.asarray(np.stack([np.resize(np.stack(o.symmetries), (4, 3, 3)) for o in OBJECTS]), jnp.float32),
         revolution=jnp.asarray([o.axis_symmetric for o in OBJECTS]),
         first=jnp.zeros(1, jnp.int32),
@@ -40,7 +42,8 @@ def test_drawn_grasps_are_as_far_from_the_object_as_the_stored_ones():
     data = made_up(1)
     for i, obj in enumerate(OBJECTS):
         one = GraspData(**{**vars(data), "which": jnp.array([i])})
-        vectors, features = one.draw(jax.random.key(i), 50)
+        drawn = one.draw(jax.random.key(i), 50)
+        vectors, features = drawn.vector, drawn.features
         grasp = jax.vmap(lambda v: GraspSpec(hand="allegro", joint_names=JOINTS).decode(v, Pose.identity()))(vectors)
         local = jnp.array([0.06, 0.01, 0.02])
         distance = jax.vmap(lambda p, R, obj=obj, local=local: obj.solid.distance(p + R @ local))
@@ -50,7 +53,8 @@ def test_drawn_grasps_are_as_far_from_the_object_as_the_stored_ones():
         assert features.shape == (50, 32)
 
 
-SMALL = TrainConfig(steps=60, batch=64, learning_rate=1e-2, width=32, blocks=1, embedding=16, warmup=5, block=10)
+SIZES = dict(width=32, blocks=1, embedding=16, second_width=24, second_blocks=1)
+SMALL = TrainConfig(steps=60, batch=64, learning_rate=1e-2, warmup=5, block=10, **SIZES)
 
 
 def test_loss_falls_and_the_policy_samples_and_survives_the_disk(tmp_path):
@@ -82,6 +86,30 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path):
     assert steps == 60 and seen[0] == 30
     for a, b in zip(jax.tree.leaves(whole.denoiser.weights), jax.tree.leaves(parts.denoiser.weights), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_repairs_are_learnt_by_the_second_stage_alone():
+    """Samples that are all off by the same joints, in the wrist's frame: the second stage learns it, the first stays as it is."""
+    data = made_up()
+    off = Grasp(position=data.position, rotation=data.rotation, joints=data.joints - 0.3, squeeze=data.squeeze)
+    start, _ = train(data, BASIS, replace(SMALL, steps=10))
+    losses = []
+    config = replace(SMALL, steps=300, second_only=True, repair=10.0, repair_batch=64, touch=0.0)
+    policy, _ = train(
+        data, BASIS, config, start=start, repairs=replace(data, sampled=off), report=lambda s, loss, t: losses.append(loss)
+    )
+    for a, b in zip(
+        jax.tree.leaves(start.denoiser.weights["first"]), jax.tree.leaves(policy.denoiser.weights["first"]), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert np.mean(losses[-5:]) < 0.9 * losses[0]
+
+
+def test_drawn_samples_are_turned_with_their_repairs():
+    data = made_up()
+    drawn = replace(data, sampled=Grasp(**{k: getattr(data, k) for k in ("position", "rotation", "joints", "squeeze")}))
+    drawn = drawn.draw(jax.random.key(3), 40)
+    np.testing.assert_array_equal(drawn.vector, drawn.sampled)
 
 
 def test_checkpoint_of_another_network_is_refused(tmp_path):

@@ -18,11 +18,13 @@ from safetensors.numpy import load_file, save_file
 from diffopt import schedules
 from diffopt.plans import GraspSpec
 from diffopt.policies.base import Normalizer, Policy
-from diffopt.policies.networks import BasisPointEncoder, FilmMLP, NetworkDenoiser
+from diffopt.policies.networks import BasisPointEncoder, GraspDenoiser, GraspNetwork
+from diffopt.policies.view import HandView
 
+_VIEW = ("rotation", "position", "tips", "fixed", "radius")
 WEIGHTS = Path(__file__).parent / "weights"
 SUPPORT = 8.0  # [standard deviations of the training data] a plan further out, dragged to where an arm happens to reach, is no grasp
-_FORMAT = 1
+_FORMAT = 2
 
 
 def available() -> tuple[str, ...]:
@@ -53,8 +55,8 @@ def save(policy: Policy, path: str | Path, card: dict[str, Any]) -> None:
     """Write `path`.safetensors and `path`.json; `card` says how the weights were made."""
     path = Path(path)
     denoiser, encoder = policy.denoiser, policy.encoder
-    if not (isinstance(denoiser, NetworkDenoiser) and isinstance(encoder, BasisPointEncoder) and isinstance(policy.spec, GraspSpec)):
-        raise TypeError("save writes grasp policies made of a NetworkDenoiser and a BasisPointEncoder")
+    if not (isinstance(denoiser, GraspDenoiser) and isinstance(encoder, BasisPointEncoder) and isinstance(policy.spec, GraspSpec)):
+        raise TypeError("save writes grasp policies made of a GraspDenoiser and a BasisPointEncoder")
     network = denoiser.network
     schedule = denoiser.schedule
     recipe = {
@@ -62,45 +64,56 @@ def save(policy: Policy, path: str | Path, card: dict[str, Any]) -> None:
         "name": policy.name,
         "network": network_size(network),
         "schedule": {"name": type(schedule).__name__, **vars(schedule)},
-        "parameterisation": denoiser.parameterisation,
+        "view": {"depth": list(denoiser.view.depth)},
         "spec": {"hand": policy.spec.hand, "joint_names": list(policy.spec.joint_names)},
     }
     arrays = {f"network/{key}": value for key, value in _flatten(denoiser.weights).items()}
-    for prefix, holder, names in (("normalizer", policy.normalizer, ("mean", "scale")), ("encoder", encoder, ("basis", "mean", "scale"))):
+    for prefix, holder, names in (
+        ("normalizer", policy.normalizer, ("mean", "scale")),
+        ("encoder", encoder, ("basis", "mean", "scale")),
+        ("view", denoiser.view, _VIEW),
+    ):
         arrays |= {f"{prefix}/{name}": np.asarray(getattr(holder, name)) for name in names}
     save_file(arrays, path.with_suffix(".safetensors"))
     path.with_suffix(".json").write_text(json.dumps({"policy": recipe} | card, indent=2) + "\n")
 
 
 def network_size(network: Any) -> dict[str, int]:
-    """The arguments that rebuild the structure of a `FilmMLP`."""
+    """The arguments that rebuild the structure of a `GraspNetwork`."""
+    first, second = network.first, network.second
+    dim = first.inlet.in_features
     return {
-        "dim": network.inlet.in_features,
-        "features": network.condition.layers[0].in_features if network.condition is not None else 0,
-        "width": network.inlet.out_features,
-        "blocks": len(network.blocks),
-        "embedding": network.time.layers[-1].out_features,
+        "dim": dim,
+        "features": first.condition.layers[0].in_features,
+        "look": second.inlet.in_features - 2 * dim,
+        "width": first.inlet.out_features,
+        "blocks": len(first.blocks),
+        "embedding": first.time.layers[-1].out_features,
+        "second_width": second.inlet.out_features,
+        "second_blocks": len(second.blocks),
     }
 
 
 def _build(recipe: dict[str, Any], arrays: dict[str, np.ndarray]) -> Policy:
     schedule_args = dict(recipe["schedule"])
     schedule = getattr(schedules, schedule_args.pop("name"))(**schedule_args)
-    network = nnx.eval_shape(lambda: FilmMLP(**recipe["network"], rngs=nnx.Rngs(0)))
+    network = nnx.eval_shape(lambda: GraspNetwork(**recipe["network"], rngs=nnx.Rngs(0)))
     graph, shapes = nnx.split(network)
     weights = _unflatten(shapes, {k.removeprefix("network/"): v for k, v in arrays.items() if k.startswith("network/")})
-    denoiser = NetworkDenoiser(weights=weights, graph=graph, schedule=schedule, parameterisation=recipe["parameterisation"])
 
     def array(key):
         return jnp.asarray(arrays[key])
 
+    normalizer = Normalizer(mean=array("normalizer/mean"), scale=array("normalizer/scale"))
+    view = HandView(depth=tuple(recipe["view"]["depth"]), **{name: array(f"view/{name}") for name in _VIEW})
+    denoiser = GraspDenoiser(weights=weights, normalizer=normalizer, view=view, graph=graph, schedule=schedule)
     return Policy(
         name=recipe["name"],
         denoiser=denoiser,
         encoder=BasisPointEncoder(
             basis=array("encoder/basis"), mean=array("encoder/mean"), scale=array("encoder/scale"), denoiser=denoiser
         ),
-        normalizer=Normalizer(mean=array("normalizer/mean"), scale=array("normalizer/scale")),
+        normalizer=normalizer,
         schedule=schedule,
         support=SUPPORT,
         spec=GraspSpec(hand=recipe["spec"]["hand"], joint_names=tuple(recipe["spec"]["joint_names"])),

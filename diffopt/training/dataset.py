@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from diffopt.geometry import rotation_to_6d
+from diffopt.plans import Grasp
 from diffopt.policies.networks import basis_point_distances
+from diffopt.policies.view import Foot
 from diffopt.scenes.solids import GraspObject
 from diffopt.training.data import shard_objects
 
@@ -35,9 +37,11 @@ class GraspData:
       joints, squeeze: [rad].
       which: object of each grasp.
       features: basis-point distances [m] of each object, for each view.
+      foot: the objects' feet, their cells one after the other.
       symmetries: rotation matrices, padded by repetition.
       revolution: whether the object is a body of revolution about z.
       first, count: rows of each object's grasps (those of one object stand together); objects without grasps are left out.
+      sampled: what a prior had sampled, where the grasps are repairs of such samples.
     """
 
     position: Float[Array, "N 3"]
@@ -46,16 +50,18 @@ class GraspData:
     squeeze: Float[Array, "N J"]
     which: Int[Array, "N"]
     features: Float[Array, "M V B"]
+    foot: Foot
     symmetries: Float[Array, "M 4 3 3"]
     revolution: Bool[Array, "M"]
     first: Int[Array, "K"]
     count: Int[Array, "K"]
+    sampled: Grasp | None = None
 
     def __len__(self) -> int:
         return self.which.shape[0]
 
-    def draw(self, key, n: int) -> tuple[Float[Array, "n dim"], Float[Array, "n B"]]:
-        """`n` random grasp vectors (laid out as in `diffopt.plans.GraspSpec`), randomly turned, and features of their objects.
+    def draw(self, key, n: int) -> Drawn:
+        """`n` random grasps, randomly turned.
 
         Half are drawn uniformly from all grasps; the others from an object drawn first, so that objects with few grasps count too.
         """
@@ -73,11 +79,34 @@ class GraspData:
             jnp.stack([jnp.stack([c, -s, zero], -1), jnp.stack([s, c, zero], -1), jnp.stack([zero, zero, one], -1)], -2)
             @ S
         )
-        position = jnp.einsum("nij,nj->ni", turn, self.position[row])
-        rotation = rotation_to_6d(turn @ self.rotation[row])
-        vector = jnp.concatenate([position, rotation, self.joints[row], self.squeeze[row]], axis=-1)
+
+        def vectors(grasp) -> Float[Array, "n dim"]:
+            position = jnp.einsum("nij,nj->ni", turn, grasp.position[row])
+            rotation = rotation_to_6d(turn @ grasp.rotation[row])
+            return jnp.concatenate([position, rotation, grasp.joints[row], grasp.squeeze[row]], axis=-1)
+
         view = jax.random.randint(k_view, (n,), 0, self.features.shape[1])
-        return vector, self.features[which, view]
+        foot = Foot(cells=self.foot.cells, first=self.foot.first[which], lower=self.foot.lower[which], step=self.foot.step[which])
+        sampled = None if self.sampled is None else vectors(self.sampled)
+        return Drawn(vector=vectors(self), sampled=sampled, features=self.features[which, view], foot=foot)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A batch of grasps, as vectors laid out as in `diffopt.plans.GraspSpec`, and what is known of their objects.
+
+    Attributes:
+      vector: the grasps.
+      sampled: the samples that they repair, if they do.
+      features: basis-point distances [m].
+      foot: the objects' feet; all but the cells have a leading axis.
+    """
+
+    vector: Float[Array, "n dim"]
+    sampled: Float[Array, "n dim"] | None
+    features: Float[Array, "n B"]
+    foot: Foot
 
 
 def basis_points(n: int = 512, radius: float = 0.12, far: int = 96, distance: float = 0.5) -> Float[np.ndarray, "n 3"]:
@@ -117,8 +146,21 @@ def object_features(
     )
 
 
+def object_feet(objects: list[GraspObject]) -> Foot:
+    """The feet of objects, of one sampling of their surfaces; `first`, `lower` and `step` have a leading axis."""
+    feet = [Foot.of(jnp.asarray(o.surface(POINTS)[0], jnp.float32)) for o in objects]
+    cells = np.concatenate([np.asarray(f.cells, np.float16) for f in feet])
+    rows = len(feet[0].cells)
+    return Foot(
+        cells=jnp.asarray(cells),
+        first=jnp.arange(len(feet), dtype=jnp.int32) * rows,
+        lower=jnp.stack([f.lower for f in feet]),
+        step=jnp.stack([f.step for f in feet]),
+    )
+
+
 def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"], sample_weight: int = 1) -> tuple[GraspData, dict]:
-    """All shards of a folder, and what to write on a card about them.
+    """All shards of a folder, all of repairs or none, and what to write on a card about them.
 
     Args:
       sample_weight: how many times a grasp counts that a prior has proposed (see `make_shards`), against one synthesised.
@@ -126,13 +168,16 @@ def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"], sample_weight
     paths = sorted(Path(folder).glob("shard_*.npz"))
     if not paths:
         raise FileNotFoundError(f"no shards in {folder}; make some: python -m experiments.synthesize folder={folder}")
-    columns: dict[str, list] = {name: [] for name in ("position", "rotation", "joints", "squeeze", "which")}
+    parts = ("position", "rotation", "joints", "squeeze")
+    columns: dict[str, list] = {name: [] for name in (*parts, "which")}
     objects: list[GraspObject] = []
     protocols, versions, tried, sources = set(), {}, 0, {}
     for path in paths:
         shard = np.load(path)
         about = json.loads(str(shard["about"]))
         source = about.get("source", "synthesis")
+        if "sampled_joints" in shard:
+            columns |= {name: columns.get(name, []) for name in (f"sampled_{part}" for part in parts)}
         for name in columns:
             rows = shard[name] + (len(objects) if name == "which" else 0)
             columns[name].append(rows if source == "synthesis" else np.repeat(rows, sample_weight, axis=0))
@@ -149,9 +194,12 @@ def load_data(folder: str | Path, basis: Float[np.ndarray, "B 3"], sample_weight
     symmetries = np.stack(
         [np.resize(np.stack(list(o.symmetries) or identity), (_MOST_SYMMETRIES, 3, 3)) for o in objects]
     )
+    sampled = {part: jnp.asarray(arrays.pop(f"sampled_{part}")) for part in parts if f"sampled_{part}" in arrays}
     data = GraspData(
         **{name: jnp.asarray(a, jnp.int32 if name == "which" else jnp.float32) for name, a in arrays.items()},
+        sampled=Grasp(**sampled) if sampled else None,
         features=jnp.asarray(object_features(objects, basis)),
+        foot=object_feet(objects),
         symmetries=jnp.asarray(symmetries, jnp.float32),
         revolution=jnp.asarray([o.axis_symmetric for o in objects]),
         first=jnp.asarray(first, jnp.int32),

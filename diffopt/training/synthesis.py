@@ -36,6 +36,7 @@ from diffopt.training.hand import Hand
 
 OPEN = (0.0, 0.5, 0.6, 0.5) * 3 + (1.3, 0.3, 0.3, 0.3)  # [rad] joints at the start
 GRIP_CENTER = (0.085, 0.005, 0.03)  # [m, palm frame] between the open fingertips and the thumb
+PALM_NEAR, FINGER_NEAR = 0.008, 0.02  # [m] what is nearer to the object counts as meant to touch it
 PALM_FACE = (0.026, 0.005, 0.0)  # [m, palm frame] a little in front of the palm
 
 
@@ -124,6 +125,42 @@ def synthesise(
     three = (jax.random.uniform(k_three) < config.three_finger_share) & ~power
     active = jnp.stack([jnp.where(power, 1.0, 0.0), 1.0, 1.0, jnp.where(three, 0.0, 1.0), 1.0])
     state = initial(hand, distance, surface, normals, k_start, power, config)
+
+    def plan(share):
+        closing = share > config.open_share
+        return (
+            jnp.where(closing, 0.0, config.opening),
+            config.contact_weight * jnp.where(closing, 10.0, 1.0),
+            config.learning_rate * jnp.minimum(1.0, 4.0 * (1.02 - share) ** 2),
+        )
+
+    state = _descend(hand, solid, distance, state, active, config, config.iterations, plan)
+    return finish(hand, solid, distance, state, active, config)
+
+
+def refine(hand: Hand, solid: Solid, grasp: Grasp, config: SynthesisConfig, quadric: bool, iterations: int) -> Synthesis:
+    """A grasp near `grasp` (in the object's frame) that the problem above likes better: the end of its descent, begun there.
+
+    Palm and fingers that are near enough to the object are the contacts in use; the thumb always is.
+    """
+    distance = jax.vmap(solid.superquadric.distance) if quadric else lambda points: union_distance(solid.parts, points)
+    joints = jnp.clip(grasp.joints, hand.lower, hand.upper)
+    centers = hand.sphere_centers(hand.kinematics.fk(joints))
+    gaps = distance(_turn(grasp.rotation, jnp.concatenate(centers)) + grasp.position)
+    touch = jnp.stack([jnp.min(gaps[a:b]) - radius for a, b, radius in _tip_rows(hand)])
+    active = jnp.where(touch < np.array([PALM_NEAR, *[FINGER_NEAR] * (len(touch) - 2), np.inf]), 1.0, 0.0)
+    forces = jnp.full((7, len(touch), wrench.EDGES), 0.1)
+    state = State(position=grasp.position, rotation=grasp.rotation, joints=joints, forces=forces)
+
+    def plan(share):
+        return 0.0, 10 * config.contact_weight, config.learning_rate * (1.02 - share) ** 2
+
+    state = _descend(hand, solid, distance, state, active, config, iterations, plan)
+    return finish(hand, solid, distance, state, active, config)
+
+
+def _descend(hand: Hand, solid: Solid, distance, state: State, active, config: SynthesisConfig, iterations: int, plan) -> State:
+    """`iterations` steps of Adam; `plan` tells, of the share done, the contacts' distance [m], their weight, and the rate [rad]."""
     external = jnp.asarray(wrenches(config.wrench_scale))
 
     def energy(delta, state: State, target, contact_weight):
@@ -147,16 +184,12 @@ def synthesise(
 
     def step(carry, i):
         state, first, second = carry
-        share = i / config.iterations
-        closing = share > config.open_share
-        target = jnp.where(closing, 0.0, config.opening)
-        weight = config.contact_weight * jnp.where(closing, 10.0, 1.0)
+        target, weight, rate = plan(i / iterations)
         zero = jnp.zeros(6 + len(hand.lower))
         gradient, p = jax.grad(energy, has_aux=True)(zero, state, target, weight)
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0) * scale
         first = 0.9 * first + 0.1 * gradient
         second = 0.98 * second + 0.02 * gradient**2
-        rate = config.learning_rate * jnp.minimum(1.0, 4.0 * (1.02 - share) ** 2)
         correction = (1 - 0.9 ** (i + 1)) / jnp.sqrt(1 - 0.98 ** (i + 1))
         delta = -rate / correction * first / (jnp.sqrt(second) + 1e-6) * scale
         joints = jnp.clip(state.joints + delta[6:], hand.lower, hand.upper)
@@ -166,8 +199,8 @@ def synthesise(
         return (state, first, second), None
 
     zero = jnp.zeros(6 + len(hand.lower))
-    (state, _, _), _ = jax.lax.scan(step, (state, zero, zero), jnp.arange(config.iterations, dtype=jnp.float32))
-    return finish(hand, solid, distance, state, active, config)
+    (state, _, _), _ = jax.lax.scan(step, (state, zero, zero), jnp.arange(iterations, dtype=jnp.float32))
+    return state
 
 
 def initial(hand: Hand, distance, surface, normals, key, power, config: SynthesisConfig) -> State:
