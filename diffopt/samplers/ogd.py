@@ -186,5 +186,4 @@ CARD = Card(
     needs=("projection",),
     evaluations="1 (`lookahead`: 2 where a problem is solved)",
     strength=("every", (1, 2, 3, 4, 6)),
-    differentiable=False,
 )

@@ -71,13 +71,13 @@ ARMS: dict[str, Arm] = {
         home=dict(zip(_PANDA, (0.0, 0.0, 0.0, -1.57079, 0.0, 1.57079, -0.7853), strict=True)),
         turn=np.pi / 4,
     ),
-    # Velocities: UR5e data sheet (180 degrees/s in every joint). Home: MuJoCo Menagerie's ur5e.xml.
+    # Velocities: 180 degrees/s in every joint, as commonly stated; not verified against the data sheet. Home: MuJoCo Menagerie's ur5e.xml.
     "ur5e": Arm(
         velocity=dict.fromkeys(_UR5E, np.pi),
         home=dict(zip(_UR5E, (-1.5708, -1.5708, 1.5708, -1.5708, -1.5708, 0.0), strict=True)),
         turn=-np.pi / 2,
     ),
-    # Velocities: xArm7 data sheet (180 degrees/s in every joint). Home: MuJoCo Menagerie's xarm7.xml.
+    # Velocities: 180 degrees/s in every joint, as commonly stated; not verified against the data sheet. Home: MuJoCo Menagerie's xarm7.xml.
     "xarm7": Arm(
         velocity=dict.fromkeys(_XARM, np.pi),
         home=dict(zip(_XARM, (0.0, -0.247, 0.0, 0.909, 0.0, 1.15644, 0.0), strict=True)),
