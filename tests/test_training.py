@@ -88,6 +88,7 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_repairs_are_learnt_by_the_second_stage_alone():
     """Samples that are all off by the same joints, in the wrist's frame: the second stage learns it, the first stays as it is."""
     data = made_up()
