@@ -20,17 +20,14 @@ from rich.table import Table
 
 import diffopt
 from diffopt.evaluation.report import plain, provenance
-from diffopt.samplers import DDIM, OGD, Rejection, Snap
+from diffopt.samplers import OGD, Rejection, Snap
 
 SAMPLERS = {
     "ddim, no constraints": None,
-    "ddim + IK": DDIM(),
     "snap": Snap(),
     "rejection, best of 16": Rejection(),
     "ogd": OGD(),
     "ogd, 4 particles": OGD(particles=4),
-    "ogd, lookahead": OGD(constrain="lookahead"),
-    "ogd, every level": OGD(every=1, window=(1.0, 0.0)),
     "ogd, least squares": OGD(hard=False),
 }
 
