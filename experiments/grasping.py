@@ -124,7 +124,9 @@ def execute(problems: Sequence[Instance], solution: diffopt.Solution, config: Ma
     if name == "lift-on-arm":
         plans = zip(problems, _each(solution.plans, len(problems)), np.asarray(solution.joints), strict=True)
         return lift_on_arm.evaluate(
-            [lift_on_arm.LiftTrial(robot=p.robot, scene=p.scene, grasp=g, joints=q) for p, g, q in plans], **options
+            [lift_on_arm.LiftTrial(robot=p.robot, scene=p.scene, grasp=g, joints=q) for p, g, q in plans],
+            engine=engine,
+            **options,
         )
     hand = floating_grasp.FloatingHand.load(config["policy"]["name"].removeprefix("grasp-"))
     solids = [p.scene.object for p in problems]
@@ -211,8 +213,8 @@ def check(config: Mapping[str, Any]) -> None:
     for name in ("trials", "chunk", "levels"):
         if not (isinstance(config[name], int) and config[name] >= 1):
             raise ValueError(f"{name}={config[name]!r}; expected a whole number of at least 1")
-    if config["protocol"]["name"] == "lift-on-arm" and config["engine"]["name"].startswith("mjx"):
-        raise ValueError("protocol lift-on-arm runs on engine=c (or auto); engine=mjx runs protocol=dexgraspbench")
+    if config["protocol"]["name"] == "lift-on-arm" and config["engine"]["name"] == "mjx-warp":
+        raise ValueError("protocol lift-on-arm runs on engine=c, mjx or auto; engine=mjx-warp runs protocol=dexgraspbench")
 
 
 def log_to_wandb(mode: Any, config: Mapping[str, Any], summary: Sequence[Mapping[str, Any]]) -> None:

@@ -38,7 +38,7 @@ def test_a_misspelt_choice_is_answered_with_what_exists():
     [
         (["trials=0"], "trials=0"),
         (["levels=2.5"], "levels=2.5"),
-        (["engine=mjx"], "engine=c"),
+        (["engine.name=mjx-warp"], "engine=c"),
     ],
 )
 def test_bad_values_are_refused_before_any_work(overrides, message):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffopt.physics.course import Course, Watch, follow_in_c
 from diffopt.physics.engine import (
     HELD,
     LOST,
@@ -72,6 +73,10 @@ class CEngine:
             self_penetration=np.array([r.self_penetration for r in records], dtype=float),
             reason=tuple(r.reason for r in records),
         )
+
+    def follow(self, courses: Sequence[Course], watch: Watch, progress: Callable[[int], None] | None = None) -> None:
+        """Runs courses; see `Follower`."""
+        follow_in_c(courses, watch, self.threads or os.cpu_count() or 1, progress)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 if TYPE_CHECKING:
     import mujoco
 
+    from diffopt.physics.course import Course, Watch
     from diffopt.physics.protocol import Protocol
 
 HELD, LOST, NOT_RUN = 1, 0, -1
@@ -89,6 +90,10 @@ class Engine(Interface):
         self, protocol: Protocol, trials: Sequence[Trial], progress: Callable[[int], None] | None = None
     ) -> Outcome:
         """Runs every trial; `progress` is called with the number of trials just finished."""
+        ...
+
+    def follow(self, courses: Sequence[Course], watch: Watch, progress: Callable[[int], None] | None = None) -> None:
+        """Runs motions of servos and reports their records; see `course.Follower`."""
         ...
 
 

@@ -30,10 +30,13 @@ from diffopt.physics.engine import (
     start_breach,
     start_penetration,
 )
+from diffopt.physics.mjx_follow import follow_in_mjx
+from diffopt.physics.mjx_scene import compiler_options, structure_of
 
 if TYPE_CHECKING:
     import mujoco
 
+    from diffopt.physics.course import Course, Watch
     from diffopt.physics.protocol import Load, Protocol
 
 _STATE = ("qpos", "qvel", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat", "xfrc_applied")
@@ -82,7 +85,7 @@ class MJXEngine:
         groups: dict[tuple, list[int]] = {}
         for i in starts:
             if not reason[i]:
-                groups.setdefault(_structure(trials[i].model), []).append(i)
+                groups.setdefault(structure_of(trials[i].model), []).append(i)
         for structure, members in groups.items():
             models = _Models(
                 self.impl, structure, protocol, [trials[i].model for i in members], min(limit, len(members))
@@ -116,6 +119,13 @@ class MJXEngine:
             reason=tuple("" if s else r for s, r in zip(success, reason, strict=True)),
         )
 
+    def follow(self, courses: Sequence[Course], watch: Watch, progress: Callable[[int], None] | None = None) -> None:
+        """Runs courses; see `Follower`. On a CPU one at a time unless `chunk` says otherwise: there a batch is no faster."""
+        if self.impl != "jax":
+            raise ValueError("engine mjx-warp does not report contact forces between geoms; run engine=mjx or engine=c")
+        width = self.chunk or (1 if jax.default_backend() == "cpu" else 256)
+        follow_in_mjx(courses, watch, width, progress)
+
 
 def _start(trial: Trial) -> tuple[State, float, float]:
     """State at the reset, and the penetrations there [m]."""
@@ -124,20 +134,6 @@ def _start(trial: Trial) -> tuple[State, float, float]:
     data = mujoco.MjData(trial.model)
     reset(trial, data)
     return {k: np.array(getattr(data, k)) for k in _STATE}, *start_penetration(trial, data)
-
-
-def _structure(model: mujoco.MjModel) -> tuple:
-    """What has to agree for two models to share a compilation."""
-    counts = (model.nq, model.nv, model.nu, model.nbody, model.ngeom, model.nmocap, model.nmeshvert, model.nmeshface)
-    arrays = (
-        model.geom_type,
-        model.geom_bodyid,
-        model.geom_contype,
-        model.geom_dataid,
-        model.jnt_type,
-        model.body_parentid,
-    )
-    return (*counts, *(a.tobytes() for a in arrays))
 
 
 class _Models:
@@ -216,7 +212,7 @@ def _compiled(key: tuple, example: _Once) -> Callable:
         data = jax.lax.fori_loop(0, steps, lambda _, d: mjx.step(mine, d), data)
         return {k: getattr(data, k) for k in _STATE}
 
-    return jax.jit(jax.vmap(simulate, in_axes=(None, 0, 0, None)))
+    return jax.jit(jax.vmap(simulate, in_axes=(None, 0, 0, None)), compiler_options=compiler_options())
 
 
 def _stack(states: Sequence[State]) -> State:

@@ -21,6 +21,10 @@ A trial succeeds when all of these hold, and otherwise fails for the first that 
     limit        at every check: arm joints within their limits (to `slack`) and velocity limits
     dropped      from the end of the squeeze on: the object within `displacement` and `rotation` of its place in the palm's frame
     not lifted   at the end: the object at least `raised` higher than at the start
+    unstable     at every check: the simulation has not diverged
+
+The motion (`lift_run`) and the verdict (`lift_verdict`) are made on the host and are the same for every engine; in between, an
+engine only simulates.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 from typing import Protocol as Interface
 
@@ -36,11 +41,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from diffopt.geometry import Pose
+from diffopt.physics import load_engine
+from diffopt.physics.course import Follower, Record, replay
 from diffopt.physics.protocol import Contact, Options
 from diffopt.plans import Grasp
 from diffopt.robots.embodiment import Embodiment
 from diffopt.tasks.floating_grasp import Solid
-from diffopt.tasks.lift_run import Run
+from diffopt.tasks.lift_run import plan
+from diffopt.tasks.lift_verdict import Verdict, conclude, extend
 
 if TYPE_CHECKING:
     import mujoco
@@ -137,7 +145,7 @@ class LiftOutcome:
     """What happened in N trials.
 
     Attributes:
-      protocol: its title.
+      protocol, engine: titles.
       success: whether the object was lifted and held.
       reason: of `REASONS`; empty for a success.
       raised: height of the object above its start when the trial ended [m].
@@ -147,6 +155,7 @@ class LiftOutcome:
     """
 
     protocol: str
+    engine: str
     success: Bool[np.ndarray, "N"]
     reason: tuple[str, ...]
     raised: Float[np.ndarray, "N"]
@@ -163,38 +172,57 @@ class LiftOutcome:
 def evaluate(
     trials: Sequence[LiftTrial],
     protocol: LiftProtocol | None = None,
+    engine: Follower | str = "auto",
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
     observe: Callable[[int, mujoco.MjModel, mujoco.MjData], None] | None = None,
 ) -> LiftOutcome:
-    """Executes every trial in C MuJoCo.
+    """Executes every trial.
 
     Args:
-      threads: None: one per core.
+      engine: "c", "mjx", or an engine with `follow`; "auto" is C everywhere, because MJX compiles every structure of a scene anew.
+      threads: for making the motions, and of C; None: one per core.
       progress: called with the number of trials just finished, from any thread.
-      observe: called with the trial's index, model and data at every check, from any thread; for pictures.
+      observe: called with the trial's index, model and data at every check, from any thread; for pictures: data has the state
+        and places, no forces.
     """
     rules = LiftProtocol() if protocol is None else protocol
     for i, trial in enumerate(trials):
         _refuse_mismatch(trial, i)
+    workers = threads or os.cpu_count() or 1
+    follower = _follower(engine, workers)
+    with ThreadPoolExecutor(workers) as pool:
+        motions, starts = zip(*pool.map(lambda trial: plan(rules, trial), trials), strict=True) if trials else ((), ())
+    verdicts: list[Verdict] = list(starts)
+    moved = [i for i, motion in enumerate(motions) if motion is not None]
+    if progress is not None and len(moved) < len(trials):
+        progress(len(trials) - len(moved))
 
-    def work(i: int) -> Run:
-        run = Run(rules, trials[i], None if observe is None else lambda m, d: observe(i, m, d))
-        run.execute()
-        if progress is not None:
-            progress(1)
-        return run
+    shown: dict[int, mujoco.MjData] = {}
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        runs = list(pool.map(work, range(len(trials))))
+    def watch(k: int, record: Record) -> bool:
+        import mujoco
+
+        i, motion = moved[k], motions[moved[k]]
+        before = verdicts[i].checks
+        verdicts[i] = extend(rules, motion.measure, verdicts[i], record)
+        if observe is not None:
+            data = shown.get(i) or shown.setdefault(i, mujoco.MjData(motion.course.model))
+            replay(motion.course.model, data, record[: verdicts[i].checks - before], partial(observe, i))
+        return not verdicts[i].reason
+
+    follower.follow([motions[i].course for i in moved], watch, progress)
+    for i in moved:
+        verdicts[i] = conclude(rules, verdicts[i])
 
     def column(name: str) -> np.ndarray:
-        return np.array([getattr(r, name) for r in runs], dtype=float)
+        return np.array([getattr(v, name) for v in verdicts], dtype=float)
 
     return LiftOutcome(
         protocol=rules.title,
-        success=np.array([r.reason == "" for r in runs], dtype=bool),
-        reason=tuple(r.reason for r in runs),
+        engine=follower.name,
+        success=np.array([v.reason == "" for v in verdicts], dtype=bool),
+        reason=tuple(v.reason for v in verdicts),
         raised=column("raised"),
         displacement=column("displacement"),
         rotation=column("rotation"),
@@ -202,6 +230,14 @@ def evaluate(
         finger_force=column("finger_force"),
         reach_error=column("reach_error"),
     )
+
+
+def _follower(engine: Follower | str, threads: int) -> Follower:
+    if not isinstance(engine, str):
+        return engine
+    if engine in ("auto", "c"):
+        return load_engine("c", threads=threads)
+    return load_engine(engine)
 
 
 def _refuse_mismatch(trial: LiftTrial, index: int) -> None:
