@@ -16,7 +16,7 @@ b = 1. For the others b says how far the iterate has to go for its clean estimat
 prior of unit variance, as the normaliser makes it, is 1/alpha (limited to `most_gain` where there is hardly any signal yet). DiRecT
 (arXiv 2606.15359) is `sampled` and `lookahead` with b = alpha.
 
-Four things make this work on grasps, each measured (docs/ogd.md):
+What makes this work on grasps (what each part is worth stands in docs/ogd.md):
 
     distance   "nearest" is the policy's own distance of plans (`Policy.difference`), not that of its coordinates
     search     inverse kinematics starts afresh at every level that is solved, so that no track stays in a poor local minimum
