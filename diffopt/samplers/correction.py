@@ -95,9 +95,8 @@ class Correction:
         warm = jax.vmap(lambda z: solver.cold(self._problem, z, (c, jnp.ones(()))))(z)
         return Tracks(z=z, warm=warm)
 
-    def start(self, c: Float[Array, "n"], solver: Solver, tracks: Tracks | None = None) -> tuple[Tracks, Float[Array, ""]]:
-        """Tracks for a reference, and how far the best of them is from satisfying the constraints there (half the squared distance
-        to the reference, plus ten times the largest scaled violation).
+    def start(self, c: Float[Array, "n"], solver: Solver, tracks: Tracks | None = None) -> Tracks:
+        """Tracks for a reference, the best first: by half the squared distance to it, plus ten times the largest scaled violation.
 
         With joints to be found, `search` guesses are first brought near the reference by `steps` steps that look at nothing but the
         distance; of the nearest, twice as many as there are tracks, those that violate least become the tracks. `tracks`, of an
@@ -123,9 +122,9 @@ class Correction:
 
         if number > 2 * self.tracks:
             z, merits = _least(z, merits, 2 * self.tracks)
-        z, merits = _least(z, merits + 10 * jax.vmap(violation)(z), min(self.tracks, number))
+        z, _ = _least(z, merits + 10 * jax.vmap(violation)(z), min(self.tracks, number))
         warm = jax.vmap(lambda z: solver.cold(self._problem, z, args))(z)
-        return Tracks(z=z, warm=warm), merits[0]
+        return Tracks(z=z, warm=warm)
 
     def _guesses(self, c: Float[Array, "n"], number: int) -> tuple[dict[str, Array], int]:
         """The first guesses for a reference, at least as many as there are tracks, and how many they are."""

@@ -51,7 +51,7 @@ def realise(process, constraints, x, *, tracks: int, steps: int):
         return {}, 0
     correction = Correction(policy=process.policy, constraints=constraints, tracks=tracks)
     solver = RealTimeIteration()
-    corrected = correction.settle(x, correction.start(x, solver)[0], solver, EXACT, steps=steps)
+    corrected = correction.settle(x, correction.start(x, solver), solver, EXACT, steps=steps)
     return corrected.aux, corrected.iterations
 
 

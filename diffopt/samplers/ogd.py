@@ -88,8 +88,9 @@ class OGD:
             raise ValueError(f"anchor={self.anchor!r}; there are: sampled, zero")
         if self.constrain not in ("lookahead", "current", "next"):
             raise ValueError(f"constrain={self.constrain!r}; there are: lookahead, current, next")
-        if self.particles < 1 or self.tracks < 1:
-            raise ValueError(f"particles={self.particles}, tracks={self.tracks}; there is at least one of each")
+        for name in ("particles", "tracks", "last", "steps", "terminal"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
         if not 0 <= self.window[1] <= self.window[0] <= 1 or self.every < 0:
             raise ValueError(f"window={self.window}: shares between 0 and 1, the larger first; every={self.every}: at least 0")
 
@@ -145,7 +146,7 @@ class OGD:
         levels = jnp.arange(process.count, 0, -1)
         (x, tracks), (energy, iterations) = jax.lax.scan(body, (x, tracks), (levels, noise, solved))
         terminal = replace(correction, tracks=self.last)
-        end = terminal.settle(x, terminal.start(x, solver, tracks)[0], solver, steps=self.terminal)
+        end = terminal.settle(x, terminal.start(x, solver, tracks), solver, steps=self.terminal)
         more = int(self.constrain == "lookahead")
         return Draw(
             x=end.x,
@@ -171,7 +172,7 @@ class OGD:
         if self.constrain == "lookahead":
             reference = process.clean(anchored, k - 1)
         correction = replace(correction, constraints=correction.constraints.tightened(self.tighten * process.sigma[k]))
-        tracks, _ = correction.start(reference, solver, tracks)
+        tracks = correction.start(reference, solver, tracks)
         weight = 1.0 if self.hard else gain / jnp.maximum(std, 0.1)
         corrected = correction(reference, tracks, solver, weight, steps=self.steps)
         return gain * (corrected.x - corrected.reference), corrected.tracks, corrected.iterations

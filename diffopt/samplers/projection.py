@@ -55,7 +55,7 @@ class Projection:
 
     def start(self, c: Float[Array, "n"]) -> Tracks:
         """Where the first projection starts."""
-        return self.correction.start(c, self.solver)[0]
+        return self.correction.start(c, self.solver)
 
     def __call__(self, c: Float[Array, "n"], tracks: Tracks, weight: Any = 1.0) -> Corrected:
         """P(c); where the vector is an unknown it starts at c, whatever the tracks say."""

@@ -39,7 +39,7 @@ class Snap:
             return Draw(x=x, aux={}, settled=jnp.asarray(True), stats=stats(evaluations=process.count, control_energy=energy), warm=None)
         solver = RealTimeIteration(penalty=100.0)
         correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks)
-        corrected = correction.settle(x, correction.start(x, solver)[0], solver, steps=self.steps)
+        corrected = correction.settle(x, correction.start(x, solver), solver, steps=self.steps)
         return Draw(
             x=corrected.x,
             aux=corrected.aux,
