@@ -269,12 +269,11 @@ class Correction:
     def _joints_only(self) -> bool:
         """Whether the only unknowns are joints and every row knows its Jacobian by them."""
         realised = [k for k in self.constraints if k.name in self.constraints.realised]
-        rows = self._solved("eq") + self._solved("ineq")
+        rows = self._solved("eq") + self._solved("ineq") + self.constraints.of_kind("cost")
         return (
             self.eliminated
             and len(realised) == 1
             and isinstance(realised[0], JointsRealised)
-            and not self.constraints.of_kind("cost")
             and all(isinstance(k, JointsLinear) for k in rows)
         )
 
@@ -287,7 +286,11 @@ class Correction:
         def difference(plan: Any) -> Float[Array, "m"]:
             return weight * self.policy.difference(self.policy.encode(plan), c)[self._free_rows]
 
-        return plan, *jax.vmap(lambda t: jax.jvp(difference, (plan,), (t,)), out_axes=(None, 1))(rate)
+        values, jacobian = jax.vmap(lambda t: jax.jvp(difference, (plan,), (t,)), out_axes=(None, 1))(rate)
+        costs = [k for k in self.constraints.of_kind("cost") if isinstance(k, JointsLinear)]  # all of them: `_joints_only`
+        for rows, J in (k.jacobian(plan, _auxiliary(z), self.policy.context) for k in costs):
+            values, jacobian = jnp.concatenate([values, rows]), jnp.concatenate([jacobian, J])
+        return plan, values, jacobian
 
     def _linearize_cost(self, z, args) -> tuple[Terms, Terms]:
         _, values, jacobian = self._move(z, args)
