@@ -6,8 +6,9 @@
     result = diffopt.sample(policy.given(scene.target), robot.constraints | scene.constraints, n=64)
 """
 
-from diffopt import constraints, geometry, plans, policies, samplers, scenes, schedules, solvers
+from diffopt import constraints, geometry, paths, plans, policies, samplers, scenes, schedules, solvers
 from diffopt.constraints import ConstraintSet
+from diffopt.controller import Controller
 from diffopt.robots import embodiments
 from diffopt.robots.embodiment import Embodiment
 from diffopt.sample import sample
@@ -16,6 +17,7 @@ from diffopt.version import __version__
 
 __all__ = [
     "ConstraintSet",
+    "Controller",
     "Embodiment",
     "InfeasibleError",
     "Solution",
@@ -24,6 +26,7 @@ __all__ = [
     "constraints",
     "embodiments",
     "geometry",
+    "paths",
     "plans",
     "policies",
     "sample",

@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "solution": {"plans", "paths"},
     "samplers": {"process", "solvers", "constraints", "solution"},
     "sample": {"samplers", "solution"},
+    "controller": {"sample", "robots"},
     "physics": {"robots", "scenes", "plans"},
     "tasks": {"physics", "constraints", "policies"},
     "evaluation": {"tasks", "solution", "version"},

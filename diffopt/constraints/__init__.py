@@ -23,6 +23,7 @@ from diffopt.constraints.joint_limits import JointLimits
 from diffopt.constraints.manipulability import Manipulability
 from diffopt.constraints.motion_limits import MotionLimits, acceleration_limits, jerk_limits, velocity_limits
 from diffopt.constraints.orientation_cone import OrientationCone
+from diffopt.constraints.overlap import Overlap
 from diffopt.constraints.reach import Reach
 from diffopt.constraints.robot import of_robot
 from diffopt.constraints.self_collision import SelfCollision
@@ -48,6 +49,7 @@ __all__ = [
     "Manipulability",
     "MotionLimits",
     "OrientationCone",
+    "Overlap",
     "Reach",
     "Realisable",
     "Report",
