@@ -88,6 +88,7 @@ class ConditionalUnet1D(nnx.Module):
       widths: channels from full length to the shortest; the horizon must be a multiple of 2^(number of widths - 1).
       kernel: places that a convolution sees; odd.
       groups: of the group norms; divides every width.
+      last_groups: of the last one; published networks keep 8 there whatever the others have. By default `groups`.
       embedding: length of the step's embedding.
       film_scale: whether FiLM scales, or only shifts.
     """
@@ -100,6 +101,7 @@ class ConditionalUnet1D(nnx.Module):
         widths: Sequence[int] = (256, 512, 1024),
         kernel: int = 5,
         groups: int = 8,
+        last_groups: int | None = None,
         embedding: int = 256,
         film_scale: bool = True,
         rngs: nnx.Rngs,
@@ -119,7 +121,7 @@ class ConditionalUnet1D(nnx.Module):
         self.middle = nnx.List([block(widths[-1], widths[-1]) for _ in range(2)])
         self.up = nnx.List([nnx.List([block(2 * outer, inner), block(inner, inner)]) for inner, outer in reversed(steps[1:])])
         self.longer = nnx.List([Upsample(width, width, rngs=rngs) for width in reversed(widths[:-1])])
-        self.last = ConvBlock(widths[0], widths[0], kernel, groups, rngs=rngs)
+        self.last = ConvBlock(widths[0], widths[0], kernel, last_groups or groups, rngs=rngs)
         self.outlet = nnx.Linear(widths[0], dim, rngs=rngs)
 
     def __call__(
