@@ -51,7 +51,9 @@ def archive(path, payload, storages=()):
 
 def tensor(key, kind, count, size, stride, offset=0):
     storage = ("storage", Named("torch", kind, None), str(key), "cpu", count)
-    return Named("torch._utils", "_rebuild_tensor_v2", storage, offset, size, stride, False, Named("collections", "OrderedDict"))
+    return Named(
+        "torch._utils", "_rebuild_tensor_v2", storage, offset, size, stride, False, Named("collections", "OrderedDict")
+    )
 
 
 NUMBERS = np.arange(12, dtype=np.float32)
@@ -77,13 +79,20 @@ def test_tensors_are_views_of_their_storages(tmp_path):
 @pytest.mark.parametrize(("size", "stride", "offset"), [((3, 4), (4, 1), 1), ((2,), (-1,), 5), ((2**40,), (1,), 0)])
 def test_a_tensor_cannot_reach_outside_its_storage(size, stride, offset, tmp_path):
     path = archive(tmp_path / "a.ckpt", tensor(0, "FloatStorage", 12, size, stride, offset), (NUMBERS,))
-    with pytest.raises(ValueError, match="reaches element|makes no sense"):
+    with pytest.raises(ValueError, match=r"reaches element|makes no sense"):
         read_archive(path)
 
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("os", "system"), ("posix", "system"), ("builtins", "eval"), ("builtins", "getattr"), ("dill._dill", "_create_function"), ("torch", "load")],
+    [
+        ("os", "system"),
+        ("posix", "system"),
+        ("builtins", "eval"),
+        ("builtins", "getattr"),
+        ("dill._dill", "_create_function"),
+        ("torch", "load"),
+    ],
 )
 def test_other_names_are_refused_and_not_run(module, name, tmp_path):
     marker = tmp_path / "run"
@@ -118,7 +127,10 @@ def test_what_may_be_named_cannot_be_changed(tmp_path):
 
 
 def test_conversion_prefers_the_averaged_weights(tmp_path):
-    weights = {name: {"net.weight": tensor(i, "FloatStorage", 12, (12,), (1,))} for i, name in enumerate(("model", "ema_model"))}
+    weights = {
+        name: {"net.weight": tensor(i, "FloatStorage", 12, (12,), (1,))}
+        for i, name in enumerate(("model", "ema_model"))
+    }
     config = {"horizon": 16, "shape": [2, 3], "policy": {"obs_dim": "${shape}", "clip": True, "name": None}}
     payload = {"cfg": OmegaConf.create(config), "state_dicts": weights, "pickles": {"epoch": pickle.dumps(os.getcwd)}}
     storages = (NUMBERS, NUMBERS + 100)

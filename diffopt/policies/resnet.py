@@ -1,8 +1,8 @@
 """Residual networks for images (He et al. 2016, arXiv 1512.03385) with torchvision's layout, for published image policies.
 
-A stem of stride 4, then four stages of blocks, each after the first of half the size: 18 and 34 with blocks of two 3 x 3 convolutions, 50, 101
-and 152 with bottlenecks (1 x 1, 3 x 3 that carries the stride, 1 x 1 of four times the width). Every convolution is followed by a norm:
-batch norm as it is at evaluation, or group norm with 16 channels a group. Written for one image; `vmap` makes the batch.
+A stem of stride 4, then four stages of blocks, each after the first of half the size: 18 and 34 with blocks of two 3 x 3 convolutions,
+50, 101 and 152 with bottlenecks (1 x 1, 3 x 3 that carries the stride, 1 x 1 of four times the width). Every convolution is followed by a
+norm: batch norm as it is at evaluation, or group norm with 16 channels a group. Written for one image; `vmap` makes the batch.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ class ResNet(nnx.Module):
 
     def __call__(self, image: Float[Array, "h w 3"]) -> Float[Array, "h/32 w/32 channels"]:
         x = jax.nn.relu(self.norm(self.inlet(image)))
-        x = jax.lax.reduce_window(x, 0.0, jax.lax.max, (3, 3, 1), (2, 2, 1), [(1, 1), (1, 1), (0, 0)])  # nothing is below 0
+        x = jax.lax.reduce_window(
+            x, 0.0, jax.lax.max, (3, 3, 1), (2, 2, 1), [(1, 1), (1, 1), (0, 0)]
+        )  # nothing is below 0
         for blocks in self.stages:
             for block in blocks:
                 x = block(x)

@@ -1,7 +1,7 @@
 """PyTorch's checkpoint files without PyTorch, and without running what is pickled in them.
 
-A checkpoint is a zip archive: data.pkl, a pickle of the structure, and data/<key>, the bytes of each storage. A pickle is a program, and can
-call any function that it names. Here a name can only stand for
+A checkpoint is a zip archive: data.pkl, a pickle of the structure, and data/<key>, the bytes of each storage. A pickle is a program,
+and can call any function that it names. Here a name can only stand for
 
 - what rebuilds tensors, in an implementation of our own that checks sizes and makes NumPy arrays,
 - ordered and default dictionaries, and bytes,
@@ -16,6 +16,7 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,14 @@ class Record:
 class _Function:
     """A callable that a pickle cannot change."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("call",)
+    call: Callable[..., Any]
 
     def __init__(self, call):
-        object.__setattr__(self, "_call", call)
+        object.__setattr__(self, "call", call)
 
     def __call__(self, *arguments):
-        return self._call(*arguments)
+        return self.call(*arguments)
 
     def __setattr__(self, name, value):
         raise UnsafePickleError(f"the pickle tries to set {name!r} on a function")
@@ -87,6 +89,7 @@ class _Storage:
     """A dtype, under the name of PyTorch's storage class."""
 
     __slots__ = ("dtype",)
+    dtype: np.dtype
 
     def __init__(self, dtype):
         object.__setattr__(self, "dtype", np.dtype(dtype))
@@ -101,7 +104,11 @@ class _Storage:
 def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
     """The array of a view into a storage; a ValueError if it reaches outside it."""
     numbers = (offset, *size, *stride)
-    if not isinstance(storage, np.ndarray) or not all(isinstance(i, int) and i >= 0 for i in numbers) or len(size) != len(stride):
+    if (
+        not isinstance(storage, np.ndarray)
+        or not all(isinstance(i, int) and i >= 0 for i in numbers)
+        or len(size) != len(stride)
+    ):
         raise ValueError(f"a tensor of size {size}, stride {stride} and offset {offset} makes no sense")
     if 0 in size:
         return np.zeros(size, storage.dtype)
@@ -154,8 +161,15 @@ class _Reader(pickle.Unpickler):
         )
 
     def persistent_load(self, identity: Any) -> np.ndarray:
-        if not (isinstance(identity, tuple) and len(identity) >= 5 and identity[0] == "storage" and isinstance(identity[1], _Storage)):
-            raise UnsafePickleError(f"the checkpoint refers to {str(identity)[:80]!r}, which is no storage of a known type")
+        if not (
+            isinstance(identity, tuple)
+            and len(identity) >= 5
+            and identity[0] == "storage"
+            and isinstance(identity[1], _Storage)
+        ):
+            raise UnsafePickleError(
+                f"the checkpoint refers to {str(identity)[:80]!r}, which is no storage of a known type"
+            )
         _, storage, key, _, count = identity[:5]
         if key not in self._read:
             dtype = storage.dtype.newbyteorder(">") if self._order == "big" else storage.dtype

@@ -10,7 +10,13 @@ from typing import Any
 from diffopt.schedules import Discrete, Parameterisation
 
 PARAMETERISATION: dict[str, Parameterisation] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-MODES = {"IDENTITY": (), "MEAN_STD": ("mean", "std"), "MIN_MAX": ("min", "max"), "QUANTILES": ("q01", "q99"), "QUANTILE10": ("q10", "q90")}
+MODES = {
+    "IDENTITY": (),
+    "MEAN_STD": ("mean", "std"),
+    "MIN_MAX": ("min", "max"),
+    "QUANTILES": ("q01", "q99"),
+    "QUANTILE10": ("q10", "q90"),
+}
 _LATER = {"resize_shape": None, "crop_ratio": 1.0}  # fields of later releases, and what earlier ones did
 _TRAINING = {  # fields that say how the policy was trained, run or shared, and nothing of what it computes
     *("device", "use_amp", "use_peft", "push_to_hub", "repo_id", "private", "tags", "license", "pretrained_path"),
@@ -102,7 +108,9 @@ class LeRobotConfig:
 
 def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise FileNotFoundError(f"{path.parent} has no {path.name}; it has: {', '.join(sorted(p.name for p in path.parent.glob('*')))}")
+        raise FileNotFoundError(
+            f"{path.parent} has no {path.name}; it has: {', '.join(sorted(p.name for p in path.parent.glob('*')))}"
+        )
     return json.loads(path.read_text())
 
 
@@ -113,7 +121,7 @@ def read_config(path: Path) -> LeRobotConfig:
     check_keys(path, set(raw), required=names - set(_LATER), allowed=names | _TRAINING)
     values = {name: _LATER[name] if name in _LATER and name not in raw else raw[name] for name in names}
     for side in ("input_features", "output_features"):
-        values[side] = tuple(Feature(name=n, type=f["type"], shape=tuple(f["shape"])) for n, f in values[side].items())
+        values[side] = tuple(Feature(name=n, type=f["type"], shape=tuple(f["shape"])) for n, f in raw[side].items())
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     config = LeRobotConfig(**values)
     for field, supported in (
@@ -133,9 +141,12 @@ def read_config(path: Path) -> LeRobotConfig:
 
 def _check_features(path: Path, config: LeRobotConfig) -> None:
     types = [feature.type for feature in config.input_features]
-    wrong = [f.name for f in config.input_features if f.type not in ("STATE", "ENV", "VISUAL") or len(f.shape) != (3 if f.type == "VISUAL" else 1)]
+    axes = {"STATE": 1, "ENV": 1, "VISUAL": 3}
+    wrong = [feature.name for feature in config.input_features if axes.get(feature.type) != len(feature.shape)]
     if wrong or types.count("STATE") != 1 or types.count("ENV") > 1:
-        raise ValueError(f"{path}: expected one STATE vector, at most one ENV vector and VISUAL images (C, H, W); got {config.input_features}")
+        raise ValueError(
+            f"{path}: expected one STATE vector, at most one ENV vector and VISUAL images (C, H, W); got {config.input_features}"
+        )
     if len(config.output_features) != 1 or config.action.type != "ACTION" or len(config.action.shape) != 1:
         raise ValueError(f"{path}: expected one ACTION vector among the outputs; got {config.output_features}")
     images = {feature.shape for feature in config.of_type("VISUAL")}
@@ -151,4 +162,6 @@ def check_keys(where: Any, found: set[str], *, required: set[str], allowed: set[
     """A ValueError that names what is missing and what is unknown."""
     missing, unknown = sorted(required - found), sorted(found - allowed)
     if missing or unknown:
-        raise ValueError(f"{where}: missing: {', '.join(missing) or 'nothing'}; unknown: {', '.join(unknown) or 'nothing'}")
+        raise ValueError(
+            f"{where}: missing: {', '.join(missing) or 'nothing'}; unknown: {', '.join(unknown) or 'nothing'}"
+        )

@@ -3,8 +3,9 @@
     python -m diffopt.policies.published.convert latest.ckpt out_dir
 
 The checkpoint is a pickle of {"cfg": ..., "state_dicts": {"model": ..., "ema_model": ..., "optimizer": ...}, "pickles": ...}. It is read by
-`diffopt.policies.published.archive`, which runs none of it. out_dir gets model.safetensors, with the weights' own names, and config.json, with
-the training configuration as it was written. The averaged weights ("ema_model") are taken where there are any: they are what is evaluated.
+`diffopt.policies.published.archive`, which runs none of it. out_dir gets model.safetensors, with the weights' own names, and config.json,
+with the training configuration as it was written. The averaged weights ("ema_model") are taken where there are any: they are what is
+evaluated.
 """
 
 from __future__ import annotations
@@ -31,13 +32,21 @@ def convert(checkpoint: str | Path, out: str | Path) -> dict[str, Any]:
     payload = read_archive(checkpoint)
     dicts = payload.get("state_dicts") if isinstance(payload, dict) else None
     if not isinstance(dicts, dict) or not any(name in dicts for name in PREFERRED):
-        found = ", ".join(map(str, dicts if isinstance(dicts, dict) else payload if isinstance(payload, dict) else [type(payload).__name__]))
+        holder = dicts if isinstance(dicts, dict) else payload
+        found = ", ".join(map(str, holder)) if isinstance(holder, dict) else type(payload).__name__
         raise ValueError(f"{checkpoint} has no state_dicts with {' or '.join(PREFERRED)}; it has: {found}")
     chosen = next(name for name in PREFERRED if name in dicts)
     arrays = {key: np.ascontiguousarray(value) for key, value in dicts[chosen].items() if isinstance(value, np.ndarray)}
     if left := [key for key in dicts[chosen] if key not in arrays]:
-        raise ValueError(f"{checkpoint}: {len(left)} entries of {chosen} are no tensors: {', '.join(map(str, left[:4]))}")
-    card = {"format": "diffusion_policy", "weights": chosen, "source": Path(checkpoint).name, "config": plain(payload.get("cfg"))}
+        raise ValueError(
+            f"{checkpoint}: {len(left)} entries of {chosen} are no tensors: {', '.join(map(str, left[:4]))}"
+        )
+    card = {
+        "format": "diffusion_policy",
+        "weights": chosen,
+        "source": Path(checkpoint).name,
+        "config": plain(payload.get("cfg")),
+    }
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     save_file(arrays, out / "model.safetensors")

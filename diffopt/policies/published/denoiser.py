@@ -36,14 +36,20 @@ class ActionDenoiser:
     parameterisation: Parameterisation = field(metadata=dict(static=True))
     clip: float | None = field(metadata=dict(static=True))
 
-    def __call__(self, x: Float[Array, "H*D"], t: Float[Array, ""], condition: Float[Array, "C"]) -> Float[Array, "H*D"]:
+    def __call__(
+        self, x: Float[Array, "H*D"], t: Float[Array, ""], condition: Float[Array, "C"]
+    ) -> Float[Array, "H*D"]:
         return self.clipped(self.estimate(x, t, condition))
 
-    def output(self, x: Float[Array, "H*D"], step: Float[Array, ""], condition: Float[Array, "C"]) -> Float[Array, "H*D"]:
+    def output(
+        self, x: Float[Array, "H*D"], step: Float[Array, ""], condition: Float[Array, "C"]
+    ) -> Float[Array, "H*D"]:
         """What the network says at a step of 0 .. T - 1."""
         return nnx.merge(self.graph, self.weights)(x.reshape(-1, self.width), step, condition).reshape(-1)
 
-    def estimate(self, x: Float[Array, "H*D"], t: Float[Array, ""], condition: Float[Array, "C"]) -> Float[Array, "H*D"]:
+    def estimate(
+        self, x: Float[Array, "H*D"], t: Float[Array, ""], condition: Float[Array, "C"]
+    ) -> Float[Array, "H*D"]:
         """The clean estimate before it is clipped."""
         t = jnp.asarray(t)
         alpha, sigma = self.schedule.scales(t)

@@ -58,14 +58,17 @@ def from_lerobot(directory: str | Path, *, spec: PlanSpec | None = None, support
     width = config.action.shape[0]
     spec = spec or ActionChunkSpec(horizon=config.horizon, width=width, executed=config.executed)
     if spec.dim != config.horizon * width:
-        raise ValueError(f"the policy's chunk has {config.horizon} x {width} numbers; {type(spec).__name__} takes {spec.dim}")
+        raise ValueError(
+            f"the policy's chunk has {config.horizon} x {width} numbers; {type(spec).__name__} takes {spec.dim}"
+        )
     return Policy(
         name=directory.resolve().name,
         denoiser=denoiser,
         encoder=LeRobotEncoder(
             weights=tuple(weights for _, weights in encoders),
             normalizers={
-                name: Normalizer(mean=jnp.asarray(a.mean), scale=jnp.asarray(a.scale)) for name, a in processors.inputs.items()
+                name: Normalizer(mean=jnp.asarray(a.mean), scale=jnp.asarray(a.scale))
+                for name, a in processors.inputs.items()
             },
             graphs=tuple(graph for graph, _ in encoders),
             features=tuple(f for kind in ("STATE", "VISUAL", "ENV") for f in config.of_type(kind)),
@@ -111,7 +114,8 @@ class LeRobotEncoder:
 
     def __call__(self, observation: Mapping[str, Any]) -> Context:
         if not isinstance(observation, Mapping):
-            raise TypeError(f"this policy observes a mapping of {', '.join(f.name for f in self.features)}; got {type(observation).__name__}")
+            names = ", ".join(feature.name for feature in self.features)
+            raise TypeError(f"this policy observes a mapping with {names}; got {type(observation).__name__}")
         rename = dict(self.rename)
         found = {rename.get(name, name): jnp.asarray(value) for name, value in observation.items()}
         if missing := [feature.name for feature in self.features if feature.name not in found]:
@@ -159,7 +163,6 @@ _condition = jax.jit(LeRobotEncoder.condition)
 
 def _networks(arrays: Arrays, config: LeRobotConfig, where: str) -> tuple[ActionDenoiser, list[tuple[Any, Any]]]:
     """The denoiser, and graph and weights of every image encoder; each array of the file has to find its place."""
-    prefix = "diffusion.unet."
     unet = nnx.eval_shape(
         lambda: ConditionalUnet1D(
             dim=config.action.shape[0],
@@ -173,7 +176,7 @@ def _networks(arrays: Arrays, config: LeRobotConfig, where: str) -> tuple[Action
             rngs=nnx.Rngs(0),
         )
     )
-    graph, weights, used = layout.fill(unet, arrays, lambda path: prefix + layout.unet_key(path), where)
+    graph, weights, used = layout.fill(unet, arrays, "diffusion.unet.", layout.unet_key, where)
     denoiser = ActionDenoiser(
         weights=weights,
         graph=graph,
@@ -187,21 +190,32 @@ def _networks(arrays: Arrays, config: LeRobotConfig, where: str) -> tuple[Action
         root = f"diffusion.rgb_encoder.{f'{camera}.' if config.use_separate_rgb_encoder_per_camera else ''}"
         resnet = nnx.eval_shape(
             lambda: ResNetEncoder(
-                config.vision_backbone, count=config.spatial_softmax_num_keypoints, group_norm=config.use_group_norm, rngs=nnx.Rngs(0)
+                config.vision_backbone,
+                count=config.spatial_softmax_num_keypoints,
+                group_norm=config.use_group_norm,
+                rngs=nnx.Rngs(0),
             )
         )
-        graph, weights, taken = layout.fill(resnet, arrays, lambda path, root=root: root + layout.resnet_key(path), where)  # type: ignore[misc]
+        graph, weights, taken = layout.fill(resnet, arrays, root, layout.resnet_key, where)
         _check_grid(arrays, root + "pool.pos_grid", config, where)
         encoders.append((graph, weights))
-        used |= taken | {root + "pool.pos_grid"} | {key for key in arrays if key.startswith(root) and key.endswith(".num_batches_tracked")}
+        used |= (
+            taken
+            | {root + "pool.pos_grid"}
+            | {key for key in arrays if key.startswith(root) and key.endswith(".num_batches_tracked")}
+        )
     if unknown := sorted(set(arrays) - used):
-        raise ValueError(f"{where} has {len(unknown)} arrays that the config does not account for: {', '.join(unknown[:4])}")
+        raise ValueError(
+            f"{where} has {len(unknown)} arrays that the config does not account for: {', '.join(unknown[:4])}"
+        )
     return denoiser, encoders
 
 
 def _check_grid(arrays: Arrays, key: str, config: LeRobotConfig, where: str) -> None:
     """The file's places of the last maps' pixels have to be those of `keypoints`; the backbone halves an image five times."""
-    h, w = (math.ceil(side / 32) for side in config.crop or config.resize_shape or config.of_type("VISUAL")[0].shape[1:])
+    h, w = (
+        math.ceil(side / 32) for side in config.crop or config.resize_shape or config.of_type("VISUAL")[0].shape[1:]
+    )
     grid = np.stack(np.meshgrid(np.linspace(-1.0, 1.0, w), np.linspace(-1.0, 1.0, h)), axis=-1).reshape(-1, 2)
     if key not in arrays or arrays[key].shape != grid.shape or not np.allclose(arrays[key], grid, atol=1e-5):
         raise ValueError(f"{where}: {key} is not the grid of {h} x {w} places that an image of this config ends in")

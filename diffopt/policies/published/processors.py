@@ -47,13 +47,17 @@ def read_processors(directory: Path, config: LeRobotConfig, weights: Arrays) -> 
     if (directory / "policy_preprocessor.json").exists():
         return _from_files(directory, config), rest
     if not buffers:
-        raise FileNotFoundError(f"{directory} has neither policy_preprocessor.json nor the normaliser's buffers in model.safetensors")
+        raise FileNotFoundError(
+            f"{directory} has neither policy_preprocessor.json nor the normaliser's buffers in model.safetensors"
+        )
     statistics: dict[str, Arrays] = {feature.name: {} for feature in (*config.input_features, config.action)}
     owner = {stem + name.replace(".", "_"): name for stem in _BUFFERS for name in statistics}
     for key, value in buffers.items():
         stem, statistic = key.rsplit(".", 1)
         if stem not in owner:
-            raise ValueError(f"model.safetensors: {key!r} belongs to no feature of config.json: {', '.join(statistics)}")
+            raise ValueError(
+                f"model.safetensors: {key!r} belongs to no feature of config.json: {', '.join(statistics)}"
+            )
         statistics[owner[stem]][statistic] = value
     modes = config.normalization_mapping
     inputs = {f.name: affine(f, modes, statistics, "model.safetensors") for f in config.input_features}
@@ -84,17 +88,26 @@ def _from_files(directory: Path, config: LeRobotConfig) -> Processors:
         kind = _kind(path, step)
         if kind == "unnormalizer_processor":
             settings, statistics = _normalizer(path, step)
-            action = affine(config.action, settings["norm_map"], statistics, path, epsilon=settings["eps"], inverse=True)
+            action = affine(
+                config.action, settings["norm_map"], statistics, path, epsilon=settings["eps"], inverse=True
+            )
             action = _or_identity(action, config.action)
         elif kind not in _IDLE:
             raise ValueError(f"{path}: step {kind!r} is not supported")
     if inputs is None or action is None:
-        raise ValueError(f"{directory}: the processors have no {'normalizer' if inputs is None else 'unnormalizer'} step")
+        raise ValueError(
+            f"{directory}: the processors have no {'normalizer' if inputs is None else 'unnormalizer'} step"
+        )
     return Processors(rename=rename, inputs=_known(inputs), action=action)
 
 
 def _kind(path: Path, step: dict[str, Any]) -> str:
-    check_keys(f"a step of {path}", set(step), required={"registry_name", "config"}, allowed={"registry_name", "config", "state_file"})
+    check_keys(
+        f"a step of {path}",
+        set(step),
+        required={"registry_name", "config"},
+        allowed={"registry_name", "config", "state_file"},
+    )
     return step["registry_name"]
 
 
@@ -116,7 +129,13 @@ def _normalizer(path: Path, step: dict[str, Any]) -> tuple[dict[str, Any], dict[
 
 
 def affine(
-    feature: Feature, modes: dict[str, str], statistics: dict[str, Arrays], where: Any, *, epsilon: float = _EPSILON, inverse: bool = False
+    feature: Feature,
+    modes: dict[str, str],
+    statistics: dict[str, Arrays],
+    where: Any,
+    *,
+    epsilon: float = _EPSILON,
+    inverse: bool = False,
 ) -> Affine | None:
     """How a feature is normalised; None for not at all. `inverse`: for the way back, where LeRobot adds no epsilon to a deviation."""
     mode = modes.get(feature.type, "IDENTITY")
@@ -126,12 +145,17 @@ def affine(
         return None
     known = statistics.get(feature.name, {})
     if any(name not in known for name in MODES[mode]):
-        raise ValueError(
-            f"{where}: {mode} of {feature.name!r} needs {' and '.join(MODES[mode])}; there are: {', '.join(sorted(known)) or 'no statistics'}"
-        )
+        there = ", ".join(sorted(known)) or "no statistics"
+        raise ValueError(f"{where}: {mode} of {feature.name!r} needs {' and '.join(MODES[mode])}; there are: {there}")
     a, b = (np.asarray(known[name], np.float32).reshape(-1) for name in MODES[mode])
-    if a.shape[0] != feature.shape[0] or b.shape[0] != feature.shape[0] or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError(f"{where}: statistics of {feature.name!r} do not fit its {feature.shape[0]} numbers, or are not finite: {a}, {b}")
+    if (
+        a.shape[0] != feature.shape[0]
+        or b.shape[0] != feature.shape[0]
+        or not (np.isfinite(a).all() and np.isfinite(b).all())
+    ):
+        raise ValueError(
+            f"{where}: statistics of {feature.name!r} do not fit its {feature.shape[0]} numbers, or are not finite: {a}, {b}"
+        )
     if mode == "MEAN_STD":
         return Affine(mean=a, scale=b if inverse else b + np.float32(epsilon))
     span = np.where(b == a, np.float32(epsilon), b - a)

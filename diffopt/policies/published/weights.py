@@ -1,7 +1,7 @@
 """Names of published weights, and how they become ours.
 
-Every leaf of our modules has one key in the file; `fill` finds them all and refuses a file that has others. PyTorch keeps (out, in) for linear
-layers, (out, in, place...) for convolutions and (in, out, place) for transposed ones; ours are (place..., in, out).
+Every leaf of our modules has one key in the file, and `fill` finds them all. PyTorch keeps (out, in) for linear layers,
+(out, in, place...) for convolutions and (in, out, place) for transposed ones; ours are (place..., in, out).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 Arrays = dict[str, np.ndarray]
-Rules = tuple[tuple[str, str], ...]
+Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
 UNET: Rules = (  # our paths, and the keys of LeRobot and of Diffusion Policy
     (r"step/inner", "diffusion_step_encoder.1"),
@@ -42,11 +42,11 @@ RESNET: Rules = (
     (r"backbone/norm", "backbone.1"),
     (r"maps", "pool.nets"),
     (r"outlet", "out"),
-    (r"backbone/stages/(\d+)/(\d+)/(.*)", lambda m: f"backbone.{int(m[1]) + 4}.{m[2]}.{m[3]}"),  # type: ignore[arg-type]
+    (r"backbone/stages/(\d+)/(\d+)/(.*)", lambda m: f"backbone.{int(m[1]) + 4}.{m[2]}.{m[3]}"),
 )
 RESNET_BLOCK: Rules = (
-    (r"(.*)convolutions/(\d+)", lambda m: f"{m[1]}conv{int(m[2]) + 1}"),  # type: ignore[arg-type]
-    (r"(.*)norms/(\d+)", lambda m: f"{m[1]}bn{int(m[2]) + 1}"),  # type: ignore[arg-type]
+    (r"(.*)convolutions/(\d+)", lambda m: f"{m[1]}conv{int(m[2]) + 1}"),
+    (r"(.*)norms/(\d+)", lambda m: f"{m[1]}bn{int(m[2]) + 1}"),
     (r"(.*)shortcut", r"\1downsample.0"),
     (r"(.*)shortcut_norm", r"\1downsample.1"),
 )
@@ -73,8 +73,10 @@ def _key(path: str, *passes: Rules) -> str:
     return f"{module}.{_LEAF[leaf]}"
 
 
-def fill(module: Any, arrays: Arrays, key_of: Callable[[str], str], where: str) -> tuple[Any, Any, set[str]]:
-    """The graph and the weights of an abstract nnx module, with `arrays` in it, and the keys that it took.
+def fill(
+    module: Any, arrays: Arrays, prefix: str, key_of: Callable[[str], str], where: str
+) -> tuple[Any, Any, set[str]]:
+    """The graph and the weights of an abstract nnx module, with the arrays under `prefix` in it, and the keys that it took.
 
     Raises:
       ValueError: that names keys which the file lacks, or an array of another shape.
@@ -82,7 +84,7 @@ def fill(module: Any, arrays: Arrays, key_of: Callable[[str], str], where: str) 
     graph, shapes = nnx.split(module)
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
     paths = [jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value") for path, _ in leaves]
-    keys = [key_of(path) for path in paths]
+    keys = [prefix + key_of(path) for path in paths]
     if missing := sorted(set(keys) - set(arrays)):
         raise ValueError(f"{where} lacks {len(missing)} arrays: {', '.join(missing[:4])}")
     ours = []

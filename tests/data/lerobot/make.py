@@ -20,10 +20,25 @@ CAMERAS = ("observation.images.front", "observation.images.wrist")
 VARIANTS = {
     "state": dict(SMALL, noise_scheduler_type="DDIM", num_inference_steps=10),
     "image": dict(SMALL, cameras=1, crop_shape=(40, 44), noise_scheduler_type="DDIM", num_inference_steps=10),
-    "three": dict(SMALL, down_dims=(16, 24, 32), horizon=16, prediction_type="sample", beta_schedule="linear", clip_sample=False),
-    "cameras": dict(SMALL, cameras=2, use_separate_rgb_encoder_per_camera=True, use_group_norm=False, use_film_scale_modulation=False),
+    "three": dict(
+        SMALL, down_dims=(16, 24, 32), horizon=16, prediction_type="sample", beta_schedule="linear", clip_sample=False
+    ),
+    "cameras": dict(
+        SMALL,
+        cameras=2,
+        use_separate_rgb_encoder_per_camera=True,
+        use_group_norm=False,
+        use_film_scale_modulation=False,
+    ),
     "deep": dict(SMALL, cameras=2, vision_backbone="resnet50", resize_shape=(48, 40), crop_ratio=0.9, n_obs_steps=1),
-    "wide": dict(down_dims=(512, 1024, 2048), cameras=1, crop_shape=(84, 84), size=(96, 96), num_inference_steps=10, noise_scheduler_type="DDIM"),
+    "wide": dict(
+        down_dims=(512, 1024, 2048),
+        cameras=1,
+        crop_shape=(84, 84),
+        size=(96, 96),
+        num_inference_steps=10,
+        noise_scheduler_type="DDIM",
+    ),
 }
 
 
@@ -45,7 +60,7 @@ def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def make(variant: str, out: Path, ship_weights: bool = True) -> None:
     import torch
-    from lerobot.configs.types import FeatureType, PolicyFeature
+    from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
     from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
     from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
     from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
@@ -58,30 +73,40 @@ def make(variant: str, out: Path, ship_weights: bool = True) -> None:
     if len(cameras) != 1:
         features |= {"observation.environment_state": PolicyFeature(FeatureType.ENV, (4,))}
     config = DiffusionConfig(
-        input_features=features, output_features={"action": PolicyFeature(FeatureType.ACTION, (5,))}, device="cpu", push_to_hub=False, **options
+        input_features=features,
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (5,))},
+        device="cpu",
+        push_to_hub=False,
+        **options,
     )
     if len(cameras) != 1:  # LeRobot's defaults leave the environment's state as it is
-        config.normalization_mapping["ENV"] = "MIN_MAX" if variant == "three" else "MEAN_STD"
-        from lerobot.configs.types import NormalizationMode
-
-        config.normalization_mapping["ENV"] = NormalizationMode(config.normalization_mapping["ENV"])
+        config.normalization_mapping["ENV"] = NormalizationMode("MIN_MAX" if variant == "three" else "MEAN_STD")
     rng = np.random.default_rng(0)
     stats = {}
     for name, feature in {**features, "action": config.output_features["action"]}.items():
         shape = (3, 1, 1) if name in cameras else feature.shape
         low = rng.normal(size=shape).astype(np.float32)
-        stats[name] = {"min": low, "max": low + rng.uniform(0.5, 2, shape), "mean": rng.uniform(0.3, 0.6, shape), "std": rng.uniform(0.2, 0.6, shape)}
+        stats[name] = {"min": low, "max": low + rng.uniform(0.5, 2, shape)}
+        stats[name] |= {"mean": rng.uniform(0.3, 0.6, shape), "std": rng.uniform(0.2, 0.6, shape)}
         stats[name] = {key: torch.as_tensor(np.asarray(value, np.float32)) for key, value in stats[name].items()}
     policy = DiffusionPolicy(config).eval()
-    kept = {key: value for key, value in policy.state_dict().items() if not key.endswith(("pos_grid", "num_batches_tracked"))}
-    policy.load_state_dict({key: torch.from_numpy(weight(key, tuple(value.shape))) for key, value in kept.items()}, strict=False)
+    kept = {
+        key: value
+        for key, value in policy.state_dict().items()
+        if not key.endswith(("pos_grid", "num_batches_tracked"))
+    }
+    policy.load_state_dict(
+        {key: torch.from_numpy(weight(key, tuple(value.shape))) for key, value in kept.items()}, strict=False
+    )
     before, after = make_diffusion_pre_post_processors(config, stats)
     policy.save_pretrained(out)
     before.save_pretrained(out)
     after.save_pretrained(out)
 
     steps, horizon = config.n_obs_steps, config.horizon
-    observation = {name: rng.normal(size=(steps, *feature.shape)).astype(np.float32) for name, feature in features.items()}
+    observation = {
+        name: rng.normal(size=(steps, *feature.shape)).astype(np.float32) for name, feature in features.items()
+    }
     observation |= {camera: rng.uniform(0, 1, (steps, 3, *size)).astype(np.float32) for camera in cameras}
     noise = rng.normal(size=(horizon, 5)).astype(np.float32)
     scheduler, T = policy.diffusion.noise_scheduler, config.num_train_timesteps
@@ -109,7 +134,15 @@ def make(variant: str, out: Path, ship_weights: bool = True) -> None:
             draws = rng.normal(size=(T, horizon, 5)).astype(np.float32)
             drawn = iter(draws)
             scheduling_ddpm.randn_tensor = lambda *_, **__: torch.from_numpy(next(drawn))[None]
-            keys = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type", "clip_sample", "clip_sample_range")
+            keys = (
+                "num_train_timesteps",
+                "beta_schedule",
+                "beta_start",
+                "beta_end",
+                "prediction_type",
+                "clip_sample",
+                "clip_sample_range",
+            )
             ddpm = scheduling_ddpm.DDPMScheduler(**{key: getattr(config, key) for key in keys})
             ddpm.set_timesteps(T)
             x = torch.from_numpy(noise)[None]
@@ -118,7 +151,8 @@ def make(variant: str, out: Path, ship_weights: bool = True) -> None:
             expected |= {"in/draws": draws, "ddpm": after(x)[0].numpy()}
     save_file({key: np.ascontiguousarray(value) for key, value in expected.items()}, out / "expected.safetensors")
     if not ship_weights:
-        (out / "shapes.json").write_text(json.dumps({key: list(value.shape) for key, value in policy.state_dict().items()}, indent=0) + "\n")
+        shapes = {key: list(value.shape) for key, value in policy.state_dict().items()}
+        (out / "shapes.json").write_text(json.dumps(shapes, indent=0) + "\n")
         (out / "model.safetensors").unlink()
 
 
