@@ -8,6 +8,7 @@
 
 from diffopt import constraints, geometry, plans, policies, samplers, scenes, schedules, solvers
 from diffopt.constraints import ConstraintSet
+from diffopt.inverse import Postures, ik
 from diffopt.robots import embodiments
 from diffopt.robots.embodiment import Embodiment
 from diffopt.sample import sample
@@ -18,12 +19,14 @@ __all__ = [
     "ConstraintSet",
     "Embodiment",
     "InfeasibleError",
+    "Postures",
     "Solution",
     "Status",
     "__version__",
     "constraints",
     "embodiments",
     "geometry",
+    "ik",
     "plans",
     "policies",
     "sample",

@@ -24,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "robots": {"geometry"},
     "constraints": {"robots", "geometry", "plans"},
     "scenes": {"geometry", "constraints"},
+    "inverse": {"constraints"},
     "policies": {"schedules", "plans"},
     "process": {"policies", "schedules"},
     "solution": {"plans"},
