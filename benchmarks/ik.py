@@ -243,7 +243,9 @@ def main() -> None:
         for n in options.obstacles:
             rows.append(dict(robot=name) | measure(name, robot, obstacles(n), options))
     if options.json:
-        options.json.write_text(json.dumps(dict(about=about, rows=rows), indent=2) + "\n")
+        before = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
+        kept = [row for row in before if row["robot"] not in options.robots]  # one robot after the other may be measured
+        options.json.write_text(json.dumps(dict(about=about, rows=kept + rows), indent=2) + "\n")
 
 
 if __name__ == "__main__":
