@@ -9,6 +9,7 @@
 from diffopt import constraints, geometry, paths, plans, policies, samplers, scenes, schedules, solvers
 from diffopt.constraints import ConstraintSet
 from diffopt.controller import Controller
+from diffopt.inverse import Postures, ik
 from diffopt.robots import embodiments
 from diffopt.robots.embodiment import Embodiment
 from diffopt.sample import sample
@@ -20,12 +21,14 @@ __all__ = [
     "Controller",
     "Embodiment",
     "InfeasibleError",
+    "Postures",
     "Solution",
     "Status",
     "__version__",
     "constraints",
     "embodiments",
     "geometry",
+    "ik",
     "paths",
     "plans",
     "policies",

@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "robots": {"geometry"},
     "constraints": {"robots", "geometry", "plans", "paths"},
     "scenes": {"geometry", "constraints"},
+    "inverse": {"constraints"},
     "policies": {"schedules", "plans", "paths"},
     "process": {"policies", "schedules"},
     "solution": {"plans", "paths"},
