@@ -54,13 +54,15 @@ def add_box(
     colour: tuple[float, float, float] = (0.5, 0.5, 0.5),
     mass: float = 0.0,
     name: str = "",
+    solid: bool = True,
 ) -> None:
-    """A box of half extents `half` [m] at `position` in a body's frame."""
+    """A box of half extents `half` [m] at `position` in a body's frame; if it is not solid, it is only seen."""
     import mujoco
 
-    body.add_geom(
+    geom = body.add_geom(
         name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=half, pos=position, rgba=(*colour, 1), mass=mass
     )
+    geom.contype = geom.conaffinity = int(solid)
 
 
 def set_free(data: mujoco.MjData, joint: str, position: np.ndarray, yaw: float = 0.0) -> None:

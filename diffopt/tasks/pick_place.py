@@ -94,6 +94,9 @@ class PickPlace:
             Waypoint(target=at(bin + spot, leave), opening=OPEN, dwell=3),
         )
 
+    def landmarks(self, data: mujoco.MjData) -> np.ndarray:
+        return np.stack([data.body("block").xpos, data.body("bin").xpos])
+
     def obstacles(self, data: mujoco.MjData) -> Shapes:
         return furniture.boxes(data, "bin")
 

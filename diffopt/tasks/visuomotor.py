@@ -45,6 +45,10 @@ class Task(Protocol):
         """An expert for the scene as it is placed."""
         ...
 
+    def landmarks(self, data: mujoco.MjData) -> np.ndarray:
+        """Points that matter, (K, 3) in the world [m]: what training may ask the image encoder for. Policies never see them."""
+        ...
+
     def obstacles(self, data: mujoco.MjData) -> Shapes:
         """The table and everything fixed, in the world; as many shapes for every placement."""
         ...

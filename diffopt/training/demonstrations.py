@@ -42,6 +42,7 @@ class Demonstrations:
     Attributes:
       images, position, rotation, joints: what was observed; as in `diffopt.policies.observation.Observation`.
       goal_position, goal_rotation, goal_joints: T_world_tool and opening commanded for the end of the period.
+      landmarks: of the task, in the world [m].
       episode: number of the episode; seed: of its placements.
     """
 
@@ -52,6 +53,7 @@ class Demonstrations:
     goal_position: Float[np.ndarray, "N 3"]
     goal_rotation: Float[np.ndarray, "N 3 3"]
     goal_joints: Float[np.ndarray, "N 1"]
+    landmarks: Float[np.ndarray, "N K 3"]
     episode: Int[np.ndarray, "N"]
     seed: Int[np.ndarray, "N"]
 
@@ -77,7 +79,7 @@ def demonstrate(cell: Workcell, seed: int, noise: Noise) -> Demonstrations | Non
         moment = episode.moment()
         rows.append(
             (moment.images, moment.tool.position, moment.tool.rotation, [moment.opening])
-            + (command.pose.position, command.pose.rotation, [command.opening])
+            + (command.pose.position, command.pose.rotation, [command.opening], cell.task.landmarks(episode.data))
         )
         if left == 0 and rng.uniform() < noise.push:
             push, left = noise.reach * rng.uniform(-1.0, 1.0, 3), noise.lasting
@@ -89,7 +91,7 @@ def demonstrate(cell: Workcell, seed: int, noise: Noise) -> Demonstrations | Non
     if not episode.success:
         return None
     images, *numbers = (np.stack(column) for column in zip(*rows, strict=True))
-    names = [f.name for f in fields(Demonstrations)][1:7]
+    names = [f.name for f in fields(Demonstrations)][1:8]
     same = np.zeros(len(rows), np.int32)
     return Demonstrations(
         images=images,
