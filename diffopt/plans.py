@@ -152,3 +152,43 @@ class PointSpec:
 
     def rows(self, *fields: str) -> np.ndarray:
         return np.arange(self.dim)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class ToolPath:
+    """A tool's way through H knots: poses in the world [m], and the hand's joints."""
+
+    position: Float[Array, "*batch H 3"]
+    rotation: Float[Array, "*batch H 3 3"]
+    joints: Float[Array, "*batch H J"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolPathSpec:
+    """Layout of a tool path: per knot position (3), 6-d rotation (6), hand joints (J), in the context's frame."""
+
+    horizon: int = 16
+    dt: float = 0.1
+    joint_names: tuple[str, ...] = ("gripper_left",)
+
+    plan_type = ToolPath
+
+    @property
+    def dim(self) -> int:
+        return self.horizon * (9 + len(self.joint_names))
+
+    def decode(self, vector: Float[Array, "n"], frame: Pose) -> ToolPath:
+        knots = vector.reshape(self.horizon, -1)
+        pose = frame @ Pose(position=knots[:, :3], rotation=rotation_from_6d(knots[:, 3:9]))
+        return ToolPath(position=pose.position, rotation=pose.rotation, joints=knots[:, 9:])
+
+    def encode(self, plan: ToolPath, frame: Pose) -> Float[Array, "n"]:
+        pose = frame.inverse() @ Pose(position=plan.position, rotation=plan.rotation)
+        return jnp.concatenate([pose.position, rotation_to_6d(pose.rotation), plan.joints], axis=-1).reshape(-1)
+
+    def difference(self, vector, reference, scale):
+        return (vector - reference) / scale
+
+    def rows(self, *fields: str) -> np.ndarray:
+        return np.arange(self.dim)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffopt.policies.base import Context, Denoiser, Encoder, Normalizer, Policy, TargetFrame
 from diffopt.policies.mixture import GaussianMixture, gaussian_mixture
+from diffopt.policies.observation import Observation
 
 
 def load(name_or_path: str | Path) -> Policy:
@@ -31,6 +32,7 @@ __all__ = [
     "Encoder",
     "GaussianMixture",
     "Normalizer",
+    "Observation",
     "Policy",
     "TargetFrame",
     "available",

@@ -95,7 +95,7 @@ class Drawer:
             Waypoint(target=at(over), opening=OPEN, tolerance=0.01),
             Waypoint(target=at(), opening=OPEN, dwell=1, speed=0.2),
             Waypoint(target=at(), opening=0.0, dwell=3),
-            Waypoint(target=at(out=pulled), opening=0.0, dwell=4, speed=0.2, lever=1.0),
+            Waypoint(target=at(out=pulled), opening=0.0, dwell=3, speed=0.2, lever=1.0, tolerance=0.03),
         )
 
     def landmarks(self, data: mujoco.MjData) -> np.ndarray:
