@@ -8,7 +8,7 @@ the last *executed* one, a script corrects disturbances of what it commanded (La
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,11 +37,12 @@ class Waypoint:
     """Where the tool has to go.
 
     Attributes:
-      target: T_world_tool, given the state of the scene and the time since the start [s].
+      target: T_world_tool, given the state of the scene.
       opening: commanded meanwhile [m].
       speed: most it moves [m/s]; a radian counts `lever` metres.
       dwell: periods to stay once there.
       tolerance: distance at which it counts as reached [m].
+      flow: velocity of a target that moves [m/s]; the target is then where it will be at the end of the period.
     """
 
     target: Callable[[mujoco.MjData], Pose]
@@ -50,6 +51,7 @@ class Waypoint:
     lever: float = 0.2
     dwell: int = 0
     tolerance: float = 0.003
+    flow: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +75,14 @@ def advance(
         return None
     goal = waypoints[progress.index]
     target = goal.target(data)
+    start = replace(last.pose, position=last.pose.position + PERIOD * np.asarray(goal.flow))
     left = max(
-        float(np.linalg.norm(target.position - last.pose.position)),
-        goal.lever * float(np.linalg.norm(rotvec(target.rotation @ last.pose.rotation.T))),
+        float(np.linalg.norm(target.position - start.position)),
+        goal.lever * float(np.linalg.norm(rotvec(target.rotation @ start.rotation.T))),
     )
     slow = _SLOWING * left / PERIOD if left > 0.01 else np.inf
     speed = min(goal.speed, progress.speed + _ACCELERATION * PERIOD, slow)
-    pose = toward(last.pose, target, speed * PERIOD, speed * PERIOD / goal.lever)
+    pose = toward(start, target, speed * PERIOD, speed * PERIOD / goal.lever)
     there = left - speed * PERIOD <= goal.tolerance
     stayed = progress.stayed + 1 if there else 0
     done = there and stayed > goal.dwell

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     import mujoco
 
 HELD_OUT = 1_000_000
-TASKS = {"pick-place": "pick_place", "drawer": "drawer"}  # name -> module of diffopt.tasks, whose `TASK` it is
+TASKS = {  # name -> module of diffopt.tasks, whose `TASK` it is
+    "pick-place": "pick_place",
+    "drawer": "drawer",
+    "conveyor-catch": "conveyor_catch",
+    "peg": "peg",
+}
 SCENE_CAMERA, TOOL_CAMERA = "scene", "tool"
 CAMERAS = (SCENE_CAMERA, TOOL_CAMERA)
 
