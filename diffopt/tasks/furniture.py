@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 import numpy as np
 
-from diffopt.geometry import Pose, Shapes
-from diffopt.geometry.shapes import box
+from diffopt.geometry import Shapes
 from diffopt.physics.engine import matrix_to_quaternion
 
 if TYPE_CHECKING:
@@ -79,12 +79,13 @@ def set_mocap(data: mujoco.MjData, body: str, position: np.ndarray, yaw: float =
 
 def boxes(data: mujoco.MjData, *bodies: str) -> Shapes:
     """The table and all boxes of some bodies as they stand, in the world."""
-    model = data.model
-    out = box(TABLE, (0.0, 0.0, -TABLE[2]))
-    for name in bodies:
-        place = Pose(position=data.body(name).xpos.copy(), rotation=data.body(name).xmat.reshape(3, 3).copy())
-        for geom in range(model.ngeom):
-            if model.geom_bodyid[geom] == model.body(name).id:
-                local = place.apply(model.geom_pos[geom])
-                out = out | box(model.geom_size[geom], local, place.rotation)
-    return out
+    geoms = [g for g in range(data.model.ngeom) if data.model.body(data.model.geom_bodyid[g]).name in bodies]
+    geoms = [data.model.geom("table").id, *geoms]
+    n = len(geoms)
+    return Shapes(
+        half=jnp.asarray(data.model.geom_size[geoms], jnp.float32),
+        radius=jnp.zeros(n),
+        round=jnp.zeros(n, bool),
+        position=jnp.asarray(data.geom_xpos[geoms], jnp.float32),
+        rotation=jnp.asarray(data.geom_xmat[geoms].reshape(n, 3, 3), jnp.float32),
+    )

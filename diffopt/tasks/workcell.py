@@ -219,11 +219,8 @@ class Episode:
 
     def moment(self) -> Moment:
         """What the cameras and encoders say now."""
-        cameras = self.cell.cameras
-        if cameras is None:
-            images = np.zeros((0, self.cell.size, self.cell.size, 3), np.uint8)
-        else:
-            images = cameras.render(self.data)
+        size, cameras = self.cell.size, self.cell.cameras
+        images = np.zeros((0, size, size, 3), np.uint8) if cameras is None else cameras.render(self.data)
         return Moment(images=images, tool=self.tool, opening=float(self.data.joint(FINGER).qpos[0]))
 
     @cached_property

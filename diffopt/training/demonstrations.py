@@ -77,10 +77,9 @@ def demonstrate(cell: Workcell, seed: int, noise: Noise) -> Demonstrations | Non
             break
         command, progress = step
         moment = episode.moment()
-        rows.append(
-            (moment.images, moment.tool.position, moment.tool.rotation, [moment.opening])
-            + (command.pose.position, command.pose.rotation, [command.opening], cell.task.landmarks(episode.data))
-        )
+        seen = (moment.images, moment.tool.position, moment.tool.rotation, [moment.opening])
+        told = (command.pose.position, command.pose.rotation, [command.opening])
+        rows.append((*seen, *told, cell.task.landmarks(episode.data)))
         if left == 0 and rng.uniform() < noise.push:
             push, left = noise.reach * rng.uniform(-1.0, 1.0, 3), noise.lasting
         shift = noise.jitter * rng.normal(size=3) + push * (left > 0)

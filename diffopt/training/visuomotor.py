@@ -66,8 +66,8 @@ class VisuomotorConfig:
     schedule: str = "Cosine"
     parameterisation: Parameterisation = "v"
     network: dict[str, Any] = field(default_factory=dict)
-    eyes: Stage = field(default_factory=lambda: Stage(steps=2000))
-    chunks: Stage = field(default_factory=lambda: Stage(steps=8000))
+    eyes: Stage = field(default_factory=lambda: Stage(steps=1500))
+    chunks: Stage = field(default_factory=lambda: Stage(steps=4000))
     blur: float = 0.05
     held_out: int = 20
     seed: int = 0
@@ -286,7 +286,7 @@ def fit(
     report: Callable[[int, float, float, float], None],
     began: float,
     deadline: float | None = None,
-    every: int = 200,
+    every: int = 100,
 ) -> tuple[Any, int]:
     """The moving average of the weights after minimising `loss_of(weights, data[0], key)`, and the steps done.
 
