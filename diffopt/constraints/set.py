@@ -21,6 +21,7 @@ from diffopt.constraints.base import (
     NeedsRobot,
     OfRobot,
     Realisable,
+    Wraps,
 )
 
 
@@ -100,14 +101,16 @@ class ConstraintSet:
 
     def tightened(self, amount: float | Float[Array, ""]) -> ConstraintSet:
         """The set with `amount` added to every margin, each in its own units (m, rad)."""
-        return ConstraintSet(tuple(_tightened(c, amount) if isinstance(c, HasMargin) else c for c in self))
+        return ConstraintSet(tuple(tightened(c, amount) for c in self))
 
     def auxiliary(self, plan: Any, context: Any) -> dict[str, Float[Array, "seeds n"]]:
-        """Auxiliary unknowns of all constraints by name, each with its initial guesses; of a shared one the first to name it decides."""
+        """Auxiliary unknowns of all constraints by name, each with its initial guesses; of a shared one those of the last to name it
+        come first."""
         out: dict[str, Array] = {}
         for constraint in self:
             if isinstance(constraint, HasAuxiliary):
-                out = constraint.auxiliary(plan, context) | out
+                for name, guesses in constraint.auxiliary(plan, context).items():
+                    out[name] = jnp.concatenate([guesses, out[name]]) if name in out else guesses
         return out
 
     def bounds(self) -> dict[str, tuple[Array, Array]]:
@@ -148,7 +151,7 @@ class ConstraintSet:
             tolerance = jnp.broadcast_to(jnp.asarray(constraint.tolerance, amount.dtype), amount.shape)
             row = jnp.argmax(amount - tolerance) if residual.size else jnp.zeros((), jnp.int32)
             where[constraint.name] = row
-            violation[constraint.name] = amount[row] if residual.size else jnp.zeros(())
+            violation[constraint.name] = jnp.ravel(amount)[row] if residual.size else jnp.zeros(())
             satisfied &= jnp.all(amount <= tolerance)
         return Report(violation=violation, where=where, satisfied=satisfied)
 
@@ -162,8 +165,12 @@ class ConstraintSet:
         return self.names.index(name)
 
 
-def _tightened(constraint: Any, amount: float | Float[Array, ""]) -> Any:
-    return replace(constraint, margin=constraint.margin + amount)
+def tightened(constraint: Any, amount: float | Float[Array, ""]) -> Any:
+    """The constraint with `amount` added to its margin, in its own units; itself if it has none."""
+    inner: Any = constraint
+    if isinstance(constraint, HasMargin):
+        return replace(inner, margin=constraint.margin + amount)
+    return replace(inner, base=tightened(constraint.base, amount)) if isinstance(constraint, Wraps) else constraint
 
 
 def _bind(constraints: tuple[Constraint, ...]) -> tuple[Constraint, ...]:
