@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from diffopt.geometry import Pose
-from diffopt.plans import ToolPath
+from diffopt.paths import ToolPath
 from diffopt.policies.observation import Observation
 from diffopt.tasks.script import Command
 from diffopt.tasks.workcell import Episode, Moment, Unreachable, Workcell, observation

@@ -18,7 +18,8 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from diffopt import schedules
-from diffopt.plans import GraspSpec, ToolPathSpec
+from diffopt.paths import ToolPathSpec
+from diffopt.plans import GraspSpec
 from diffopt.policies.base import Normalizer, Policy
 from diffopt.policies.networks import BasisPointEncoder, GraspDenoiser, GraspNetwork
 from diffopt.policies.view import HandView

@@ -25,7 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from diffopt import schedules
-from diffopt.plans import ToolPathSpec
+from diffopt.paths import ToolPathSpec
 from diffopt.policies.base import Normalizer, Policy
 from diffopt.policies.visuomotor import ChunkDenoiser, VisuomotorEncoder, VisuomotorEyes, VisuomotorNetwork, state_of
 from diffopt.schedules import Parameterisation, regression_target
@@ -227,7 +227,7 @@ def policy_of(
         encoder=VisuomotorEncoder(denoiser=denoiser, state=state, features=features, images=tuple(images)),
         normalizer=Normalizer(mean=jnp.tile(state.mean, horizon), scale=jnp.tile(state.scale, horizon)),
         schedule=denoiser.schedule,
-        spec=ToolPathSpec(horizon=horizon, joint_names=("gripper_left",)),
+        spec=ToolPathSpec(hand="gripper", joint_names=("gripper_left",), horizon=horizon),
         support=SUPPORT,
     )
 
