@@ -167,7 +167,7 @@ def test_fields_of_the_config_are_not_guessed(tmp_path):
     ("change", "message"),
     [
         (dict(prediction_type="score"), "prediction_type is 'score'; supported: epsilon, sample, v_prediction"),
-        (dict(down_dims=[16, 24, 32]), "lacks 32 arrays: diffusion.unet.down_modules.1.2"),
+        (dict(down_dims=[16, 24, 32]), r"lacks 48 arrays: diffusion\.unet\.down_modules\.1\.2"),
         (dict(kernel_size=3), "which does not give"),
         (dict(type="act"), "type is 'act'"),
     ],
