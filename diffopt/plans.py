@@ -1,7 +1,7 @@
 """Plans: typed views of the vector that a policy samples.
 
 A policy's network sees a flat vector. A plan spec says what the numbers mean, and turns the vector into a typed plan in the world
-frame, which is all that constraints and tasks ever see.
+frame, which is all that constraints and tasks ever see. Plans of one configuration are here, those of a motion in `paths`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class PlanSpec(Protocol):
         """The inverse of `decode`."""
         ...
 
-    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "m"]:
+    def difference(
+        self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]
+    ) -> Float[Array, "m"]:
         """A residual whose squared norm says how far apart two vectors are as plans; `scale` is what counts as one, by element."""
         ...
 
@@ -105,13 +107,17 @@ class GraspSpec:
     def decode(self, vector: Float[Array, "n"], frame: Pose) -> Grasp:
         n = len(self.joint_names)
         wrist = frame @ Pose(position=vector[:3], rotation=rotation_from_6d(vector[3:9]))
-        return Grasp(position=wrist.position, rotation=wrist.rotation, joints=vector[9 : 9 + n], squeeze=vector[9 + n :])
+        return Grasp(
+            position=wrist.position, rotation=wrist.rotation, joints=vector[9 : 9 + n], squeeze=vector[9 + n :]
+        )
 
     def encode(self, plan: Grasp, frame: Pose) -> Float[Array, "n"]:
         wrist = frame.inverse() @ plan.wrist
         return jnp.concatenate([wrist.position, rotation_to_6d(wrist.rotation), plan.joints, plan.squeeze])
 
-    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "n"]:
+    def difference(
+        self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]
+    ) -> Float[Array, "n"]:
         """The wrist's translation counts where the object is, not where the wrist is: with (R, p) and (R', p') in the object's frame, the
         hand has moved by p - R R'^T p' past the object's origin. To carry the hand around the object is then cheap, and
         to shift the object in the hand is dear, as it is for the grasp."""
@@ -192,7 +198,9 @@ class PointSpec:
     def encode(self, plan: Point, frame: Pose) -> Float[Array, "n"]:
         return plan.values
 
-    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "n"]:
+    def difference(
+        self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]
+    ) -> Float[Array, "n"]:
         return (vector - reference) / scale
 
     def rows(self, *fields: str) -> np.ndarray:

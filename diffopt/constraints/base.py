@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-Kind = Literal["eq", "ineq", "cost"]
+Kind = Literal["eq", "ineq", "cost", "check"]
 Auxiliary = dict[str, Array]
 
 
@@ -21,7 +21,8 @@ class Constraint(Protocol):
 
     Attributes:
       name: how the set and the solution call it.
-      kind: "eq" (satisfied at zero), "ineq" (satisfied when <= 0) or "cost" (half its squared norm is added to the objective).
+      kind: "eq" (satisfied at zero), "ineq" (satisfied when <= 0), "cost" (half its squared norm is added to the objective) or "check"
+        (satisfied when <= 0, and without a derivative: judged, but shown to no solver).
       plan_type: the type of plan that it speaks about.
       tolerance: per row (or one for all), what still counts as satisfied, in the residual's units.
     """
@@ -109,6 +110,26 @@ class JointsLinear(Protocol):
     def jacobian(self, plan: Any, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m J"]]:
         """The residual of the realised plan, and its derivative by aux["joints"] where the plan moves along with them."""
         ...
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """A constraint of a path whose rows each look at a few neighbouring knots, and that knows its Jacobian by their joints."""
+
+    def windows(
+        self, plan: Any, aux: Auxiliary, context: Any
+    ) -> tuple[Float[Array, "R m"], tuple[tuple[int, Float[Array, "r m w A"]], ...]]:
+        """The residual, and its derivatives by the joints: per piece the first knot k of its first row group, and the derivatives of
+        the m rows of each of its r groups by the w knots from there (group i starts at knot k + i)."""
+        ...
+
+
+@runtime_checkable
+class Wraps(Protocol):
+    """A constraint made of another."""
+
+    @property
+    def base(self) -> Any: ...
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,9 @@ from diffopt.constraints.base import (
     NeedsRobot,
     OfRobot,
     Realisable,
+    Wraps,
 )
+from diffopt.constraints.soft import soft
 
 
 @jax.tree_util.register_dataclass
@@ -98,16 +100,46 @@ class ConstraintSet:
         i = self._index(name)
         return ConstraintSet((*self.constraints[:i], constraint, *self.constraints[i + 1 :]))
 
-    def tightened(self, amount: float | Float[Array, ""]) -> ConstraintSet:
-        """The set with `amount` added to every margin, each in its own units (m, rad)."""
-        return ConstraintSet(tuple(_tightened(c, amount) if isinstance(c, HasMargin) else c for c in self))
+    def tightened(self, amount: float | Float[Array, ""], names: Iterable[str] | None = None) -> ConstraintSet:
+        """The set with `amount` added to margins, each in its own units (m, rad).
+
+        Args:
+          names: of which constraints; default all that have a margin.
+        Raises:
+          KeyError, ValueError: one of `names` is not in the set, or has no margin.
+        """
+        if names is None:
+            return ConstraintSet(tuple(tightened(c, amount) for c in self))
+        out = self
+        for name in (names,) if isinstance(names, str) else names:
+            if not isinstance(self[name], HasMargin):
+                able = [c.name for c in self if isinstance(c, HasMargin)]
+                raise ValueError(f"constraint {name!r} has no margin to tighten; these have: {', '.join(able) or 'none'}")
+            out = out.replace(name, tightened(self[name], amount))
+        return out
+
+    def soften(self, *names: str, weight: float | Float[Array, ""]) -> ConstraintSet:
+        """The set with some constraints made costs: no longer asked for, but paid for, by half of `weight` times the squared violation.
+
+        Args:
+          weight: per squared unit of the residual [1/m^2, 1/rad^2, ...]; the plan's own cost is half its squared distance in standard
+            deviations, so that with 1e4 a centimetre costs as much as one standard deviation.
+        Raises:
+          KeyError, ValueError: one of `names` is not in the set, or cannot be softened (a check has no derivative).
+        """
+        out = self
+        for name in names:
+            out = out.replace(name, soft(self[name], weight))
+        return out
 
     def auxiliary(self, plan: Any, context: Any) -> dict[str, Float[Array, "seeds n"]]:
-        """Auxiliary unknowns of all constraints by name, each with its initial guesses; of a shared one the first to name it decides."""
+        """Auxiliary unknowns of all constraints by name, each with its initial guesses; of a shared one those of the last to name it
+        come first."""
         out: dict[str, Array] = {}
         for constraint in self:
             if isinstance(constraint, HasAuxiliary):
-                out = constraint.auxiliary(plan, context) | out
+                for name, guesses in constraint.auxiliary(plan, context).items():
+                    out[name] = jnp.concatenate([guesses, out[name]]) if name in out else guesses
         return out
 
     def bounds(self) -> dict[str, tuple[Array, Array]]:
@@ -148,7 +180,7 @@ class ConstraintSet:
             tolerance = jnp.broadcast_to(jnp.asarray(constraint.tolerance, amount.dtype), amount.shape)
             row = jnp.argmax(amount - tolerance) if residual.size else jnp.zeros((), jnp.int32)
             where[constraint.name] = row
-            violation[constraint.name] = amount[row] if residual.size else jnp.zeros(())
+            violation[constraint.name] = jnp.ravel(amount)[row] if residual.size else jnp.zeros(())
             satisfied &= jnp.all(amount <= tolerance)
         return Report(violation=violation, where=where, satisfied=satisfied)
 
@@ -162,8 +194,12 @@ class ConstraintSet:
         return self.names.index(name)
 
 
-def _tightened(constraint: Any, amount: float | Float[Array, ""]) -> Any:
-    return replace(constraint, margin=constraint.margin + amount)
+def tightened(constraint: Any, amount: float | Float[Array, ""]) -> Any:
+    """The constraint with `amount` added to its margin, in its own units; itself if it has none."""
+    inner: Any = constraint
+    if isinstance(constraint, HasMargin):
+        return replace(inner, margin=constraint.margin + amount)
+    return replace(inner, base=tightened(constraint.base, amount)) if isinstance(constraint, Wraps) else constraint
 
 
 def _bind(constraints: tuple[Constraint, ...]) -> tuple[Constraint, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from diffopt.plans import PlanSpec
 from diffopt.policies.base import Context, Denoiser, Encoder, Normalizer, Policy, TargetFrame
 from diffopt.policies.mixture import GaussianMixture, gaussian_mixture
+from diffopt.policies.observation import Observation
 
 
 def load(name_or_path: str | Path) -> Policy:
@@ -40,6 +41,7 @@ __all__ = [
     "Encoder",
     "GaussianMixture",
     "Normalizer",
+    "Observation",
     "Policy",
     "TargetFrame",
     "available",
