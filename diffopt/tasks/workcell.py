@@ -153,7 +153,7 @@ def _sides(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
     root = model.body_rootid[model.body(TOOL).id]
     body = model.geom_bodyid
     robot = model.body_rootid[body] == root
-    fixed = (model.body_weldid[body] == 0) & ~robot
+    fixed = ((model.body_weldid[body] == 0) | (model.body_mocapid[body] >= 0)) & ~robot
     return robot, fixed
 
 
