@@ -30,6 +30,7 @@ JOINTS = {
     "hand_penetration": (0, 3),
     "contact_forces": (0, 1),
 }
+SPAN = {"contact_forces": 0.04, "reach": 0.006, "tolerant_reach": 0.1}  # to either side of the example [rad]
 
 
 def examples() -> dict[str, Any]:
@@ -75,14 +76,14 @@ def draw(name: str, example: Any) -> None:
     else:
         robot = constraint.robot
         i, j = JOINTS.get(name, (0, 3))
-        low, high = np.asarray(robot.lower), np.asarray(robot.upper)
-        pad = 0.1 if name == "joint_limits" else 0.0
-        x, y = (np.linspace(low[k] - pad, high[k] + pad, RESOLUTION) for k in (i, j))
+        held = np.asarray(aux["joints"])
+        pad, near = 0.1 if name == "joint_limits" else 0.0, SPAN.get(name, np.inf)
+        low = np.maximum(np.asarray(robot.lower) - pad, held - near)
+        high = np.minimum(np.asarray(robot.upper) + pad, held + near)
+        x, y = (np.linspace(low[k], high[k], RESOLUTION) for k in (i, j))
         labels = f"{robot.arm[i]} [rad]", f"{robot.arm[j]} [rad]"
-        held = aux["joints"]
-        seen = over_joints(
-            constraint, plan, aux, held, (i, j), jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
-        )
+        across = (jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
+        seen = over_joints(constraint, plan, aux, aux["joints"], (i, j), *across)
     seen = np.asarray(seen).T
     figure, axes = plt.subplots(figsize=(3.6, 3.0), dpi=90, layout="constrained")
     most = float(np.percentile(np.abs(seen[np.isfinite(seen)]), 95)) or 1.0
@@ -103,7 +104,6 @@ def draw_field() -> None:
     from diffopt.geometry.surroundings import mesh_field
 
     mesh = trimesh.creation.torus(0.1, 0.04, 64, 32)
-    cross = mesh.section(plane_origin=(0, 0, 0), plane_normal=(0, 1, 0))
     x, z = np.linspace(-0.2, 0.2, 161), np.linspace(-0.12, 0.12, 97)
     points = np.stack(np.meshgrid(x, [0.0], z, indexing="ij")).reshape(3, -1)
     figure, axes = plt.subplots(figsize=(4.6, 2.8), dpi=90, layout="constrained")
@@ -113,8 +113,9 @@ def draw_field() -> None:
         axes.contour(x, z, seen, levels=[0.0], colors=colour, linewidths=1.2)
         axes.contour(x, z, seen, levels=[0.03], colors=colour, linewidths=0.7, linestyles="dashed")
         axes.plot([], [], color=colour, label=f"h = {100 * h:.0f} cm: field = 0, and 3 cm (dashed)")
-    for path in cross.discrete:
-        axes.plot(path[:, 0], path[:, 2], "k", linewidth=0.8)
+    angle = np.linspace(0, 2 * np.pi, 200)
+    for middle in (-0.1, 0.1):
+        axes.plot(middle + 0.04 * np.cos(angle), 0.04 * np.sin(angle), "k", linewidth=0.8)
     axes.plot([], [], "k", label="the mesh")
     axes.set(xlabel="x [m]", ylabel="z [m]", aspect="equal")
     figure.legend(loc="outside upper center", fontsize=7)
