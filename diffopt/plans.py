@@ -1,7 +1,7 @@
 """Plans: typed views of the vector that a policy samples.
 
 A policy's network sees a flat vector. A plan spec says what the numbers mean, and turns the vector into a typed plan in the world
-frame, which is all that constraints and tasks ever see.
+frame, which is all that constraints and tasks ever see. Plans of one configuration are here, those of a motion in `paths`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class PlanSpec(Protocol):
         """The inverse of `decode`."""
         ...
 
-    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "m"]:
+    def difference(
+        self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]
+    ) -> Float[Array, "m"]:
         """A residual whose squared norm says how far apart two vectors are as plans; `scale` is what counts as one, by element."""
         ...
 
@@ -105,13 +107,17 @@ class GraspSpec:
     def decode(self, vector: Float[Array, "n"], frame: Pose) -> Grasp:
         n = len(self.joint_names)
         wrist = frame @ Pose(position=vector[:3], rotation=rotation_from_6d(vector[3:9]))
-        return Grasp(position=wrist.position, rotation=wrist.rotation, joints=vector[9 : 9 + n], squeeze=vector[9 + n :])
+        return Grasp(
+            position=wrist.position, rotation=wrist.rotation, joints=vector[9 : 9 + n], squeeze=vector[9 + n :]
+        )
 
     def encode(self, plan: Grasp, frame: Pose) -> Float[Array, "n"]:
         wrist = frame.inverse() @ plan.wrist
         return jnp.concatenate([wrist.position, rotation_to_6d(wrist.rotation), plan.joints, plan.squeeze])
 
-    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "n"]:
+    def difference(
+        self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]
+    ) -> Float[Array, "n"]:
         """The wrist's translation counts where the object is, not where the wrist is: with (R, p) and (R', p') in the object's frame, the
         hand has moved by p - R R'^T p' past the object's origin. To carry the hand around the object is then cheap, and
         to shift the object in the hand is dear, as it is for the grasp."""
@@ -123,6 +129,51 @@ class GraspSpec:
         n = len(self.joint_names)
         parts = {"position": (0, 3), "rotation": (0, 9), "joints": (9, 9 + n), "squeeze": (9 + n, 9 + 2 * n)}
         return np.unique(np.concatenate([np.arange(*parts[name]) for name in fields]))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class ActionChunk:
+    """H actions in a row, in whatever units and frame the policy was trained on.
+
+    Attributes:
+      actions: one row for every step.
+    """
+
+    actions: Float[Array, "*batch H D"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionChunkSpec:
+    """Layout of a chunk of actions whose meaning only its user knows: the rows one after the other; the frame is ignored.
+
+    Attributes:
+      horizon: number H of steps.
+      width: length D of an action.
+      executed: first step that a receding horizon executes, and the first that it does not: the chunk may begin in the past.
+    """
+
+    horizon: int
+    width: int
+    executed: tuple[int, int]
+
+    plan_type = ActionChunk
+
+    @property
+    def dim(self) -> int:
+        return self.horizon * self.width
+
+    def decode(self, vector: Float[Array, "n"], frame: Pose) -> ActionChunk:
+        return ActionChunk(actions=vector.reshape(self.horizon, self.width))
+
+    def encode(self, plan: ActionChunk, frame: Pose) -> Float[Array, "n"]:
+        return plan.actions.reshape(-1)
+
+    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "n"]:
+        return (vector - reference) / scale
+
+    def rows(self, *fields: str) -> np.ndarray:
+        return np.arange(self.dim)
 
 
 @jax.tree_util.register_dataclass
@@ -147,7 +198,9 @@ class PointSpec:
     def encode(self, plan: Point, frame: Pose) -> Float[Array, "n"]:
         return plan.values
 
-    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "n"]:
+    def difference(
+        self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]
+    ) -> Float[Array, "n"]:
         return (vector - reference) / scale
 
     def rows(self, *fields: str) -> np.ndarray:

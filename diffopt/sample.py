@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffopt.constraints import ConstraintSet
+from diffopt.constraints import ConstraintSet, fit
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
 from diffopt.solution import Solution, verdict
@@ -38,7 +38,8 @@ def sample(
 
     Args:
       policy: a policy bound to an observation, `policy.given(...)`.
-      constraints: what the plans have to satisfy; None or an empty set for plain sampling.
+      constraints: what the plans have to satisfy; None or an empty set for plain sampling. Where the policy plans paths, constraints of
+        one configuration have to hold at every knot.
       n: number of plans.
       key: a PRNG key or an integer seed.
       sampler: a sampler, or the name of one of `diffopt.samplers.available()` with its default options.
@@ -57,7 +58,8 @@ def sample(
       KeyError: if no sampler has that name.
     """
     constraints = ConstraintSet() if constraints is None else constraints
-    sampler = _resolve(sampler)
+    constraints = fit(constraints, policy.spec)
+    sampler = resolve(sampler)
     if n < 1:
         raise ValueError(f"n={n}: ask for at least one plan")
     _check_plan_type(policy, constraints)
@@ -99,13 +101,15 @@ def _sample(policy, constraints, keys, sampler, eta, warm, levels) -> Solution:
     return jax.vmap(one)(keys, warm)
 
 
-def _resolve(sampler: str | Sampler) -> Sampler:
+def resolve(sampler: str | Sampler) -> Sampler:
     from diffopt import samplers
 
     if isinstance(sampler, str):
         return samplers.load(sampler)
     if not isinstance(sampler, samplers.Sampler):
-        raise TypeError(f"sampler is a {type(sampler).__name__}; expected a name ({', '.join(samplers.available())}) or a Sampler")
+        raise TypeError(
+            f"sampler is a {type(sampler).__name__}; expected a name ({', '.join(samplers.available())}) or a Sampler"
+        )
     return sampler
 
 

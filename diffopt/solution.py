@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from diffopt.paths import is_path
+
 
 class Status(enum.IntEnum):
     """The verdict on one plan.
@@ -64,7 +66,7 @@ class Solution:
       status: `Status` per plan.
       stats: costs.
       warm: what the next call may start from (`sample(..., warm=solution.warm)`).
-      labels: by the constraint's name, what its rows mean, where it says.
+      labels: by the constraint's name, what its rows mean, where it says; of a path, those of one step.
     """
 
     plans: Any
@@ -107,7 +109,9 @@ class Solution:
                 continue
             row = int(self.where[name][index])
             rows = self.labels.get(name, ())
-            parts.append(f"{name} by {value:.4g}" + (f" at {rows[row]}" if row < len(rows) else f" at row {row}"))
+            place = rows[row % len(rows)] if rows else f"row {row}"
+            step = f", step {row // len(rows)}" if rows and is_path(self.plans) else ""
+            parts.append(f"{name} by {value:.4g} at {place}{step}")
         return f"plan {index}: {status.name.lower()}" + (f" ({'; '.join(parts)})" if parts else "")
 
     def check(self) -> Solution:

@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
         rate = total["passed"] / (time.perf_counter() - began)
         print(f"{stats}  total {total}  {rate:.2f} valid grasps/s", flush=True)
 
-    make_shards(Path(cfg.folder), cfg.shards, cfg.seed, config, versions(), report, cfg.threads, cfg.policy)
+    make_shards(Path(cfg.folder), cfg.shards, cfg.seed, config, versions(), report, cfg.threads, cfg.prior)
 
 
 if __name__ == "__main__":

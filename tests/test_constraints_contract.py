@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import diffopt.constraints
-from diffopt.constraints import ConstraintSet, JointsLinear, Labelled
+from diffopt.constraints import ConstraintSet, JointsLinear, Labelled, Windowed
+from diffopt.solvers import Knots, Window
 
 STEP = 1e-3
 CHECKED = 4  # postures at which derivatives are compared
@@ -48,7 +49,7 @@ def looked_at(request):
             return seen
 
         def residual(q):
-            return constraint.residual(good[0], good[1] | {"joints": q}, None)
+            return jnp.ravel(constraint.residual(good[0], good[1] | {"joints": q.reshape(shape)}, None))
 
         moves = STEP * jnp.eye(postures.shape[1])
         seen["values"] = jax.vmap(jax.vmap(residual))(
@@ -58,13 +59,20 @@ def looked_at(request):
         if isinstance(constraint, JointsLinear):
             stated = lambda q: constraint.jacobian(good[0], good[1] | {"joints": q}, None)  # noqa: E731
             seen["stated"] = jax.vmap(stated)(postures)
+        if isinstance(constraint, Windowed):
+            seen["stated"] = jax.vmap(by_windows)(postures)
         return seen
 
+    def by_windows(q):
+        rows, windows = constraint.windows(good[0], good[1] | {"joints": q.reshape(shape)}, None)
+        pieces = tuple(Window(blocks=blocks, first=first) for first, blocks in windows)
+        return jnp.ravel(rows), Knots(pieces=pieces, horizon=shape[0], width=shape[1]).dense().T
+
     joints = good[1].get("joints")
-    postures = None
+    postures, shape = None, np.shape(joints)
     if joints is not None:
-        away = 0.3 * jax.random.normal(jax.random.key(1), (CHECKED - 1, len(joints)))
-        postures = jnp.concatenate([joints + away, bad[1]["joints"][None] + 0.05])
+        away = 0.3 * jax.random.normal(jax.random.key(1), (CHECKED - 1, joints.size))
+        postures = jnp.concatenate([joints.ravel() + away, bad[1]["joints"].ravel()[None] + 0.05])
     return constraint, good, jax.tree.map(np.asarray, look(constraint, good, bad, postures))
 
 
@@ -79,8 +87,8 @@ def test_examples_are_what_they_say(looked_at):
 def test_labels_name_every_row(looked_at):
     constraint, _, seen = looked_at
     if isinstance(constraint, Labelled):
-        assert len(constraint.labels()) == len(seen["rows"])
-    assert np.ndim(constraint.tolerance) == 0 or len(constraint.tolerance) == len(seen["rows"])
+        assert len(constraint.labels()) == seen["rows"].shape[-1]
+    assert np.ndim(constraint.tolerance) == 0 or len(constraint.tolerance) == seen["rows"].shape[-1]
 
 
 def test_derivatives_are_exact(looked_at):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from diffopt.solvers import AugmentedLagrangian, GaussNewton, Problem, RealTimeIteration, Status
+from diffopt.solvers import AugmentedLagrangian, Dense, GaussNewton, Problem, RealTimeIteration, Status
 from diffopt.solvers.cvxpy_reference import solve_by_cvxpy
 
 SOLVERS = {"hard": AugmentedLagrangian(), "soft": GaussNewton()}
@@ -318,7 +318,7 @@ def test_a_given_linearization_is_used():
 
     def linearize(z, args):
         calls.append(1)
-        return plain.terms(z, args), jax.jacrev(plain.terms)(z, args)
+        return plain.terms(z, args), Dense(columns=jnp.concatenate(jax.jacrev(plain.terms)(z, args)).T)
 
     given = Problem(cost=plain.cost, eq=plain.eq, bounds=plain.bounds, linearize=linearize)
     expected = solve_one("hard", plain, jnp.array(start)).z

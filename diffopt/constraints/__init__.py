@@ -1,5 +1,6 @@
 """Constraints: residuals of plans in physical units."""
 
+from diffopt.constraints.along import AtEveryKnot, along, fit
 from diffopt.constraints.base import (
     Bounded,
     Constraint,
@@ -9,6 +10,8 @@ from diffopt.constraints.base import (
     JointsRealised,
     Labelled,
     Realisable,
+    Windowed,
+    Wraps,
 )
 from diffopt.constraints.base_placement import BasePlacement
 from diffopt.constraints.check import FromCheck, from_check
@@ -19,7 +22,9 @@ from diffopt.constraints.function import from_residual
 from diffopt.constraints.hand_penetration import HandPenetration
 from diffopt.constraints.joint_limits import JointLimits
 from diffopt.constraints.manipulability import Manipulability
+from diffopt.constraints.motion_limits import MotionLimits, acceleration_limits, jerk_limits, velocity_limits
 from diffopt.constraints.orientation_cone import OrientationCone
+from diffopt.constraints.overlap import Overlap
 from diffopt.constraints.reach import Reach
 from diffopt.constraints.robot import of_robot
 from diffopt.constraints.self_collision import SelfCollision
@@ -28,6 +33,7 @@ from diffopt.constraints.tolerant_reach import TolerantReach
 from diffopt.constraints.workspace_box import WorkspaceBox
 
 __all__ = [
+    "AtEveryKnot",
     "BasePlacement",
     "Bounded",
     "Constraint",
@@ -43,15 +49,24 @@ __all__ = [
     "JointsRealised",
     "Labelled",
     "Manipulability",
+    "MotionLimits",
     "OrientationCone",
+    "Overlap",
     "Reach",
     "Realisable",
     "Report",
     "SceneCollision",
     "SelfCollision",
     "TolerantReach",
+    "Windowed",
     "WorkspaceBox",
+    "Wraps",
+    "acceleration_limits",
+    "along",
+    "fit",
     "from_check",
     "from_residual",
+    "jerk_limits",
     "of_robot",
+    "velocity_limits",
 ]

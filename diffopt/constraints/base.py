@@ -113,6 +113,26 @@ class JointsLinear(Protocol):
 
 
 @runtime_checkable
+class Windowed(Protocol):
+    """A constraint of a path whose rows each look at a few neighbouring knots, and that knows its Jacobian by their joints."""
+
+    def windows(
+        self, plan: Any, aux: Auxiliary, context: Any
+    ) -> tuple[Float[Array, "R m"], tuple[tuple[int, Float[Array, "r m w A"]], ...]]:
+        """The residual, and its derivatives by the joints: per piece the first knot k of its first row group, and the derivatives of
+        the m rows of each of its r groups by the w knots from there (group i starts at knot k + i)."""
+        ...
+
+
+@runtime_checkable
+class Wraps(Protocol):
+    """A constraint made of another."""
+
+    @property
+    def base(self) -> Any: ...
+
+
+@runtime_checkable
 class OfRobot(Protocol):
     """A constraint of one robot."""
 

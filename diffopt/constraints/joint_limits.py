@@ -35,7 +35,7 @@ class JointLimits:
     name: str = field(default="joint_limits", metadata=dict(static=True))
 
     kind: ClassVar[Kind] = "ineq"
-    plan_type: ClassVar[type] = object
+    plan_type: ClassVar[type] = Grasp
     tolerance: ClassVar[float] = 1e-4
 
     def bounds(self) -> dict[str, tuple[Float[Array, "A"], Float[Array, "A"]]]:

@@ -21,6 +21,7 @@ from diffopt.constraints.base import (
     NeedsRobot,
     OfRobot,
     Realisable,
+    Wraps,
 )
 from diffopt.constraints.soft import soft
 
@@ -108,13 +109,13 @@ class ConstraintSet:
           KeyError, ValueError: one of `names` is not in the set, or has no margin.
         """
         if names is None:
-            return ConstraintSet(tuple(_tightened(c, amount) if isinstance(c, HasMargin) else c for c in self))
+            return ConstraintSet(tuple(tightened(c, amount) for c in self))
         out = self
         for name in (names,) if isinstance(names, str) else names:
             if not isinstance(self[name], HasMargin):
                 able = [c.name for c in self if isinstance(c, HasMargin)]
                 raise ValueError(f"constraint {name!r} has no margin to tighten; these have: {', '.join(able) or 'none'}")
-            out = out.replace(name, _tightened(self[name], amount))
+            out = out.replace(name, tightened(self[name], amount))
         return out
 
     def soften(self, *names: str, weight: float | Float[Array, ""]) -> ConstraintSet:
@@ -132,11 +133,13 @@ class ConstraintSet:
         return out
 
     def auxiliary(self, plan: Any, context: Any) -> dict[str, Float[Array, "seeds n"]]:
-        """Auxiliary unknowns of all constraints by name, each with its initial guesses; of a shared one the first to name it decides."""
+        """Auxiliary unknowns of all constraints by name, each with its initial guesses; of a shared one those of the last to name it
+        come first."""
         out: dict[str, Array] = {}
         for constraint in self:
             if isinstance(constraint, HasAuxiliary):
-                out = constraint.auxiliary(plan, context) | out
+                for name, guesses in constraint.auxiliary(plan, context).items():
+                    out[name] = jnp.concatenate([guesses, out[name]]) if name in out else guesses
         return out
 
     def bounds(self) -> dict[str, tuple[Array, Array]]:
@@ -177,7 +180,7 @@ class ConstraintSet:
             tolerance = jnp.broadcast_to(jnp.asarray(constraint.tolerance, amount.dtype), amount.shape)
             row = jnp.argmax(amount - tolerance) if residual.size else jnp.zeros((), jnp.int32)
             where[constraint.name] = row
-            violation[constraint.name] = amount[row] if residual.size else jnp.zeros(())
+            violation[constraint.name] = jnp.ravel(amount)[row] if residual.size else jnp.zeros(())
             satisfied &= jnp.all(amount <= tolerance)
         return Report(violation=violation, where=where, satisfied=satisfied)
 
@@ -191,8 +194,12 @@ class ConstraintSet:
         return self.names.index(name)
 
 
-def _tightened(constraint: Any, amount: float | Float[Array, ""]) -> Any:
-    return replace(constraint, margin=constraint.margin + amount)
+def tightened(constraint: Any, amount: float | Float[Array, ""]) -> Any:
+    """The constraint with `amount` added to its margin, in its own units; itself if it has none."""
+    inner: Any = constraint
+    if isinstance(constraint, HasMargin):
+        return replace(inner, margin=constraint.margin + amount)
+    return replace(inner, base=tightened(constraint.base, amount)) if isinstance(constraint, Wraps) else constraint
 
 
 def _bind(constraints: tuple[Constraint, ...]) -> tuple[Constraint, ...]:

@@ -68,7 +68,7 @@ def render_grid(
         return Picture(path=None, advice="nothing to draw")
     try:
         tiles = [_framed(_render(view, size), view.frame) for view in views]
-    except _NoOpenGL as error:
+    except NoOpenGL as error:
         return Picture(path=None, advice=f"{ADVICE} ({error})")
     columns = min(columns, len(tiles))
     blank = np.full_like(tiles[0], 255)
@@ -80,15 +80,15 @@ def render_grid(
     return Picture(path=file)
 
 
-class _NoOpenGL(Exception):
-    pass
+class NoOpenGL(Exception):
+    """There is no off-screen OpenGL; the message says why."""
 
 
-def _context_class() -> type:
+def context_class() -> type:
     """MuJoCo's off-screen context: the one MUJOCO_GL names, EGL when it names none."""
     kind = os.environ.get("MUJOCO_GL", "").lower().strip()
     if kind in ("disable", "disabled", "off", "false", "0"):
-        raise _NoOpenGL(f"MUJOCO_GL={kind}")
+        raise NoOpenGL(f"MUJOCO_GL={kind}")
     unset = "PYOPENGL_PLATFORM" not in os.environ
     try:
         if kind == "osmesa":
@@ -98,7 +98,7 @@ def _context_class() -> type:
         else:
             from mujoco.gl_context import GLContext
     except Exception as error:
-        raise _NoOpenGL(f"{type(error).__name__}: {error}") from error
+        raise NoOpenGL(f"{type(error).__name__}: {error}") from error
     finally:
         if unset:  # MuJoCo sets it for the whole process
             os.environ.pop("PYOPENGL_PLATFORM", None)
@@ -110,12 +110,12 @@ def _render(view: View, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     import mujoco
 
     width, height = size
-    make = _context_class()
+    make = context_class()
     try:
         gl = make(width, height)
         gl.make_current()
     except Exception as error:
-        raise _NoOpenGL(f"{type(error).__name__}: {error}") from error
+        raise NoOpenGL(f"{type(error).__name__}: {error}") from error
     try:
         model = _lit(view, width, height)
         context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)

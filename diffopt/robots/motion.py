@@ -1,4 +1,4 @@
-"""How the spheres of a robot move with its arm's joints.
+"""How a robot moves with its arm's joints.
 
 A point c fixed to a body that joint j turns about the axis a_j through o_j moves by a_j x (c - o_j) per radian, and its component
 along a direction n is, in Pluecker coordinates, a product of something of the joint and something of the point:
@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffopt.geometry import Pose
+from diffopt.geometry import Pose, rotation_vector
 from diffopt.robots.embodiment import Embodiment
 from diffopt.robots.kinematics import Frames, Joint
 
@@ -82,6 +83,40 @@ def along(screws: Screws, moved, centers: Float[Array, "3 P"], normals: Float[Ar
     ]
     own = jnp.stack(columns, axis=-1) * moved
     return _chain(own, follow[0]) if follow else own
+
+
+def follow(
+    robot: Embodiment, joints: Float[Array, "A"], path: Pose, *, longest: Any = 1.0, steps: int = 2, damping: float = 0.05
+) -> Float[Array, "H A"]:
+    """Differential inverse kinematics along a path: at each knot some damped least-squares steps from where the last knot ended,
+
+        dq = J' (J J' + damping^2)^-1 e,      e = (position error [m], rotation error [rad]),
+
+    within the joint limits; what a resolved-rate controller would do (Wampler 1986).
+
+    Args:
+      joints: where to start [rad].
+      path: T_world_tool at the knots, stacked.
+      longest: largest change of each joint from knot to knot [rad]; one number or (A,).
+      steps: per knot.
+      damping: lambda [m, rad].
+    """
+    tool = robot.kinematics.body(robot.tool)
+    inverse = robot.base.inverse()
+
+    def knot(q: Float[Array, "A"], wanted: Pose) -> tuple[Float[Array, "A"], Float[Array, "A"]]:
+        goal, before = inverse @ wanted, q
+        for _ in range(steps):
+            frames = robot.frames(q, only=(tool,))
+            position, rotation = frames.position[tool], frames.rotation[tool]
+            turning, moving = screws_of(robot, frames, tool)
+            J = jnp.concatenate([moving + jnp.cross(turning, position), turning], axis=1).T
+            error = jnp.concatenate([goal.position - position, rotation @ rotation_vector(rotation.T @ goal.rotation)])
+            q = q + J.T @ jnp.linalg.solve(J @ J.T + damping**2 * jnp.eye(6), error)
+            q = jnp.clip(jnp.clip(q, before - longest, before + longest), robot.lower, robot.upper)
+        return q, q
+
+    return jax.lax.scan(knot, joints, path)[1]
 
 
 def _joints(robot: Embodiment) -> list[Joint]:

@@ -13,17 +13,41 @@ tolerance. Inverse kinematics has local minima: several starting points, the tra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from diffopt.constraints import Bounded, Constraint, ConstraintSet, JointsLinear, JointsRealised, Realisable
+from diffopt.constraints import (
+    AtEveryKnot,
+    Bounded,
+    Constraint,
+    ConstraintSet,
+    JointsLinear,
+    JointsRealised,
+    Realisable,
+    Windowed,
+)
+from diffopt.paths import is_path
 from diffopt.policies.base import Policy
-from diffopt.solvers import Problem, RealTimeIteration, Solver, SolverResult, Status, Terms
+from diffopt.solvers import (
+    Dense,
+    Jacobian,
+    Knots,
+    Problem,
+    RealTimeIteration,
+    Solver,
+    SolverResult,
+    Status,
+    Terms,
+    Window,
+)
 
+Piece = Window | Array  # rows of a Jacobian: of a path, by knots; or J' (n, m)
 SMALLEST_SCALE = 1e-2  # of a row whose tolerance is smaller [the row's units]
 
 
@@ -88,6 +112,11 @@ class Correction:
     @property
     def eliminated(self) -> bool:
         return self.eliminate and bool(self.constraints.realised)
+
+    @property
+    def passes(self) -> int:
+        """Passes of a Gauss-Newton step: along a path, which of the many limits bind takes some finding."""
+        return 5 if is_path(self.policy.spec.plan_type) else 1
 
     def seeds(self, c: Float[Array, "n"], solver: Solver) -> Tracks:
         """Tracks at the constraints' own first guesses for a reference, before any search."""
@@ -154,13 +183,17 @@ class Correction:
         """encode(decode(c))."""
         return self.policy.encode(self.policy.decode(c))
 
-    def step(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0) -> tuple[Tracks, SolverResult]:
+    def step(
+        self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0
+    ) -> tuple[Tracks, SolverResult]:
         """One call of the solver on every track for the reference c, from where the tracks are."""
         args = (c, jnp.asarray(weight, c.dtype))
         result = jax.vmap(lambda z, warm: solver(self._problem, z, args, warm))(tracks.z, tracks.warm)
         return Tracks(z=result.z, warm=result.warm), result
 
-    def __call__(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, steps: int = 1) -> Corrected:
+    def __call__(
+        self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, steps: int = 1
+    ) -> Corrected:
         """Correct c by `steps` calls of the solver; of the tracks the one that the solver thinks best is chosen."""
         c = self.meaning(c)
         if not self.eliminated:
@@ -170,7 +203,9 @@ class Correction:
         x = jax.vmap(lambda z: self._vector(z, c))(tracks.z)
         return self._choose(c, x, tracks, result, merit, jnp.zeros(merit.shape, bool))
 
-    def settle(self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, steps: int) -> Corrected:
+    def settle(
+        self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, steps: int
+    ) -> Corrected:
         """Correct c by `steps` calls of the solver; the set itself judges, and the nearest satisfied track is chosen."""
         c = self.meaning(c)
         tracks, result = self._steps(c, tracks, solver, weight, steps)
@@ -227,7 +262,7 @@ class Correction:
     def _cost(self, z, args) -> Float[Array, "m"]:
         c, weight = args
         plan, aux = self._plan(z, c)
-        costs = [jnp.ravel(k.residual(plan, aux, self.policy.context)) for k in self.constraints.of_kind("cost")]
+        costs = [jnp.ravel(k.residual(plan, aux, self.policy.context)) for k in self._solved("cost")]
         return jnp.concatenate([weight * self.policy.difference(self._vector(z, c), c)[self._free_rows], *costs])
 
     @property
@@ -246,7 +281,7 @@ class Correction:
 
     def _rows(self, kind, z, c) -> Float[Array, "m"]:
         plan, aux = self._plan(z, c)
-        rows = [scale(k, jnp.ravel(k.residual(plan, aux, self.policy.context))) for k in self._solved(kind)]
+        rows = [jnp.ravel(scale(k, k.residual(plan, aux, self.policy.context))) for k in self._solved(kind)]
         return jnp.concatenate(rows)
 
     def _solved(self, kind) -> tuple[Constraint, ...]:
@@ -258,7 +293,7 @@ class Correction:
         c, _ = args
         bounds = self.constraints.bounds()
         seeds = self.constraints.auxiliary(self.policy.decode(c), self.policy.context)
-        free = {name: jnp.full(values.shape[1], jnp.inf) for name, values in seeds.items()}
+        free = {name: jnp.full(values.shape[1:], jnp.inf) for name, values in seeds.items()}
         if not self.eliminated:
             free["x"] = jnp.full(c.size, jnp.inf)
         lower = {name: bounds[name][0] if name in bounds else -infinite for name, infinite in free.items()}
@@ -267,18 +302,15 @@ class Correction:
 
     @property
     def _joints_only(self) -> bool:
-        """Whether the only unknowns are joints and every row knows its Jacobian by them."""
+        """Whether the joints are all unknowns, and the realised plan's derivative by them is known."""
         realised = [k for k in self.constraints if k.name in self.constraints.realised]
-        rows = self._solved("eq") + self._solved("ineq") + self.constraints.of_kind("cost")
-        return (
-            self.eliminated
-            and len(realised) == 1
-            and isinstance(realised[0], JointsRealised)
-            and all(isinstance(k, JointsLinear) for k in rows)
-        )
+        if not (self.eliminated and len(realised) == 1 and isinstance(realised[0], JointsRealised)):
+            return False
+        guesses = jax.eval_shape(lambda c: self._guesses(c, 1)[0], jnp.zeros(self.policy.spec.dim))
+        return set(guesses) == {"joints"}
 
-    def _move(self, z, args) -> tuple[Any, Array, Array]:
-        """The realised plan, and the cost with its Jacobian."""
+    def _move(self, z, args) -> tuple[Any, Any, Float[Array, "m"], Piece]:
+        """The realised plan, its rate, and the difference to the reference with its Jacobian."""
         c, weight = args
         (reach,) = (k for k in self.constraints if isinstance(k, JointsRealised))
         plan, rate = reach.realised(self.policy.decode(c), _auxiliary(z), self.policy.context)
@@ -286,30 +318,72 @@ class Correction:
         def difference(plan: Any) -> Float[Array, "m"]:
             return weight * self.policy.difference(self.policy.encode(plan), c)[self._free_rows]
 
-        values, jacobian = jax.vmap(lambda t: jax.jvp(difference, (plan,), (t,)), out_axes=(None, 1))(rate)
-        costs = [k for k in self.constraints.of_kind("cost") if isinstance(k, JointsLinear)]  # all of them: `_joints_only`
-        for rows, J in (k.jacobian(plan, _auxiliary(z), self.policy.context) for k in costs):
-            values, jacobian = jnp.concatenate([values, rows]), jnp.concatenate([jacobian, J])
-        return plan, values, jacobian
+        values, by_joints = jax.vmap(lambda t: jax.jvp(difference, (plan,), (t,)), out_axes=(None, 0))(rate)
+        if z["joints"].ndim == 1:
+            return plan, rate, values, by_joints
+        # of a path, all knots at once: each moves with its own joints alone
+        blocks = by_joints.reshape(by_joints.shape[0], z["joints"].shape[0], -1, 1)
+        return plan, rate, values, Window(blocks=jnp.moveaxis(blocks, 0, -1))
 
-    def _linearize_cost(self, z, args) -> tuple[Terms, Terms]:
-        _, values, jacobian = self._move(z, args)
-        none = jnp.zeros((0, z["joints"].size))
-        return Terms(values, jnp.zeros(0), jnp.zeros(0)), Terms(jacobian, none, none)
+    def _linearize_cost(self, z, args) -> tuple[Terms, Jacobian]:
+        return self._linearize(z, args, only_cost=True)
 
-    def _linearize(self, z, args) -> tuple[Terms, Terms]:
-        plan, values, jacobian = self._move(z, args)
-        aux = _auxiliary(z)
-        both = {"eq": (jnp.zeros(0), jnp.zeros((0, z["joints"].size))), "ineq": (jnp.zeros(0), jnp.zeros((0, z["joints"].size)))}
-        for kind in both:
-            known = [k for k in self._solved(kind) if isinstance(k, JointsLinear)]  # all of them: `_joints_only`
-            pairs = [(k, k.jacobian(plan, aux, self.policy.context)) for k in known]
-            if pairs:
-                both[kind] = (
-                    jnp.concatenate([scale(k, rows) for k, (rows, _) in pairs]),
-                    jnp.concatenate([scale(k, J.T).T for k, (_, J) in pairs]),
-                )
-        return Terms(values, both["eq"][0], both["ineq"][0]), Terms(jacobian, both["eq"][1], both["ineq"][1])
+    def _linearize(self, z, args, only_cost: bool = False) -> tuple[Terms, Jacobian]:
+        plan, rate, difference, piece = self._move(z, args)
+        parts, pieces = [], [piece]
+        for kind, values in (("cost", [difference]), ("eq", []), ("ineq", [])):
+            for k in () if only_cost and kind != "cost" else self._solved(kind):
+                rows, more = by_joints(k, plan, rate, _auxiliary(z), self.policy.context)
+                values.append(rows)
+                pieces += more
+            parts.append(jnp.concatenate([jnp.zeros(0), *values]))
+        return Terms(*parts), _jacobian(pieces, z["joints"])
+
+
+def by_joints(
+    k: Constraint, plan: Any, rate: Any, aux: dict[str, Array], context: Any
+) -> tuple[Float[Array, "m"], list[Piece]]:
+    """The scaled rows of a constraint at a realised plan, and their derivatives by the joints.
+
+    Args:
+      rate: how the plan, or each knot of a path, moves with its joints; see `JointsRealised`.
+    """
+    scaled = (lambda rows: rows) if k.kind == "cost" else partial(scale, k)
+    if isinstance(k, Windowed):
+        rows, windows = k.windows(plan, aux, context)
+        return jnp.ravel(scaled(rows)), [_window(first, blocks, scaled) for first, blocks in windows]
+    if isinstance(k, AtEveryKnot):
+        rows, blocks = k.blocks(plan, rate, aux, context)
+        return jnp.ravel(scaled(rows)), [_window(0, blocks[:, :, None], scaled)]
+    joints = aux["joints"]
+    if isinstance(k, JointsLinear) and joints.ndim == 1:
+        rows, J = k.jacobian(plan, aux, context)
+        return scaled(rows), [scaled(J.T)]
+
+    def residual(plan: Any, joints: Array) -> Float[Array, "m"]:
+        return jnp.ravel(scaled(k.residual(plan, aux | {"joints": joints}, context)))
+
+    if joints.ndim == 2:  # one knot at a time
+        H, A = joints.shape
+
+        def alone(leaf: Float[Array, "A H ..."]) -> Float[Array, "HA H ..."]:
+            mask = jnp.eye(H).reshape(H, 1, H, *(1,) * (leaf.ndim - 2))
+            return (mask * leaf[None]).reshape(H * A, *leaf.shape[1:])
+
+        rate = jax.tree.map(alone, rate)
+    units = jnp.eye(joints.size).reshape(joints.size, *joints.shape)
+    rows, columns = jax.vmap(lambda t, e: jax.jvp(residual, (plan, joints), (t, e)), out_axes=(None, 0))(rate, units)
+    return rows, [columns]
+
+
+def _window(first: int, blocks: Float[Array, "r m w A"], scaled: Callable[[Array], Array]) -> Window:
+    return Window(blocks=jnp.moveaxis(scaled(jnp.moveaxis(blocks, 1, -1)), -1, 1), first=first)
+
+
+def _jacobian(pieces: list[Piece], joints: Array) -> Jacobian:
+    if joints.ndim == 2:
+        return Knots(pieces=tuple(pieces), horizon=joints.shape[0], width=joints.shape[1])
+    return Dense(columns=jnp.concatenate(pieces, axis=1))
 
 
 def _least(z: dict[str, Array], merits: Float[Array, "T"], n: int) -> tuple[dict[str, Array], Float[Array, "n"]]:

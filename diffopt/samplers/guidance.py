@@ -87,7 +87,9 @@ class Guide:
         plan = self.policy.decode(x)
 
         def rows(kind: Any) -> Float[Array, "m"]:
-            each = [scale(c, jnp.ravel(c.residual(plan, q, self.policy.context))) for c in self.constraints.of_kind(kind)]
+            each = [
+                jnp.ravel(scale(c, c.residual(plan, q, self.policy.context))) for c in self.constraints.of_kind(kind)
+            ]
             return jnp.concatenate([jnp.zeros(0), *each]) / self.softness
 
         return rows("eq"), rows("ineq")
@@ -128,7 +130,7 @@ class Guide:
         bounds = self.constraints.bounds()
 
         def both(x):
-            free = {name: jnp.full(values.shape[1], jnp.inf) for name, values in self.seeds(x).items()}
+            free = {name: jnp.full(values.shape[1:], jnp.inf) for name, values in self.seeds(x).items()}
             lower = {name: bounds[name][0] if name in bounds else -infinite for name, infinite in free.items()}
             return lower, {name: bounds[name][1] if name in bounds else infinite for name, infinite in free.items()}
 

@@ -124,7 +124,7 @@ class OGD:
         init_key, noise_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, (process.count, process.dim))
         correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks, search=self.search)
-        solver = RealTimeIteration(penalty=self.penalty, hard=self.hard)
+        solver = RealTimeIteration(penalty=self.penalty, hard=self.hard, passes=correction.passes)
         solved = self.solved(process.count)
         x = process.prior(init_key)
 

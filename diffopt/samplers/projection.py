@@ -51,7 +51,8 @@ class Projection:
     @property
     def solver(self) -> RealTimeIteration:
         """Steps are limited where the unknowns are joints; a vector may go all the way at once."""
-        return RealTimeIteration(penalty=self.penalty, hard=False, longest=0.5 if self.correction.eliminated else FARTHEST)
+        longest = 0.5 if self.correction.eliminated else FARTHEST
+        return RealTimeIteration(penalty=self.penalty, hard=False, longest=longest, passes=self.correction.passes)
 
     def start(self, c: Float[Array, "n"]) -> Tracks:
         """Where the first projection starts."""

@@ -22,6 +22,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
+from diffopt.solvers.jacobians import Dense, Jacobian
+
 Unknown = Any  # a pytree of floating-point arrays
 Args = Any  # a pytree
 Residual = Callable[[Unknown, Args], Float[Array, "m"]]
@@ -37,7 +39,7 @@ class Status(enum.IntEnum):
 
 
 class Terms(NamedTuple):
-    """The three parts of a problem, as values (m,) or as Jacobians (m, n) with the columns in the order of `ravel_pytree(z)`."""
+    """The values of the three parts of a problem, each (m,)."""
 
     cost: Array
     eq: Array
@@ -52,14 +54,17 @@ class Problem:
     Attributes:
       cost, eq, ineq: residuals of (z, args), each of any shape; see above.
       bounds: `bounds(args)` gives (lower, upper), each with the structure of z and leaves that broadcast to it.
-      linearize: `linearize(z, args)` gives (values, Jacobians), both as `Terms`, where that is cheaper than differentiating.
+      linearize: `linearize(z, args)` gives (values, Jacobian) where that is cheaper than differentiating: the values as `Terms`, the
+        Jacobian of all of them, stacked in that order.
     """
 
     cost: Residual | None = field(default=None, metadata=dict(static=True))
     eq: Residual | None = field(default=None, metadata=dict(static=True))
     ineq: Residual | None = field(default=None, metadata=dict(static=True))
     bounds: Callable[[Args], tuple[Unknown, Unknown]] | None = field(default=None, metadata=dict(static=True))
-    linearize: Callable[[Unknown, Args], tuple[Terms, Terms]] | None = field(default=None, metadata=dict(static=True))
+    linearize: Callable[[Unknown, Args], tuple[Terms, Jacobian]] | None = field(
+        default=None, metadata=dict(static=True)
+    )
 
     def terms(self, z: Unknown, args: Args) -> Terms:
         """The values of all parts, each flattened to (m,); a part left out is (0,)."""
@@ -123,7 +128,7 @@ class FlatProblem:
     bounded: bool
     sizes: tuple[int, int, int]
     evaluate: Callable[[Float[Array, "n"]], Float[Array, "m"]]
-    linearize: Callable[[Float[Array, "n"]], tuple[Float[Array, "m"], Float[Array, "n m"]]]
+    linearize: Callable[[Float[Array, "n"]], tuple[Float[Array, "m"], Jacobian]]
 
     @property
     def is_eq(self) -> np.ndarray:
@@ -160,16 +165,14 @@ def flatten(problem: Problem, z: Unknown, args: Args) -> FlatProblem:
     if sum(sizes) == 0:
         raise ValueError("the problem has no cost, no equality and no inequality: nothing to solve")
 
-    def linearize(x: Float[Array, "n"]) -> tuple[Float[Array, "m"], Float[Array, "n m"]]:
+    def linearize(x: Float[Array, "n"]) -> tuple[Float[Array, "m"], Jacobian]:
         if problem.linearize is not None:
-            values, jacobians = problem.linearize(unravel(x), args)
-            stacked = jnp.concatenate(jacobians)
-            if stacked.shape != (sum(sizes), x.size):
-                raise ValueError(
-                    f"linearize gives Jacobians of {stacked.shape} in all; the problem has {(sum(sizes), x.size)}"
-                )
-            return jnp.concatenate(values), stacked.T
-        return jax.vmap(lambda t: jax.jvp(stack, (x,), (t,)), out_axes=(None, 0))(jnp.eye(x.size, dtype=x.dtype))
+            values, jacobian = problem.linearize(unravel(x), args)
+            return jnp.concatenate(values), jacobian
+        values, columns = jax.vmap(lambda t: jax.jvp(stack, (x,), (t,)), out_axes=(None, 0))(
+            jnp.eye(x.size, dtype=x.dtype)
+        )
+        return values, Dense(columns=columns)
 
     bounded = problem.bounds is not None
     lower, upper = jnp.full_like(x, -jnp.inf), jnp.full_like(x, jnp.inf)

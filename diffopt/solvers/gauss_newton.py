@@ -115,7 +115,8 @@ def weighted(flat: FlatProblem, values: Float[Array, "m"], weights: Weights) -> 
 
 def judge(flat: FlatProblem, old: Iterate, weights: Weights, first: Bool[Array, ""]) -> Iterate:
     """Evaluates the candidate and takes or refuses it. The first one is taken whatever it is."""
-    values, jacobian = flat.linearize(old.candidate)
+    values, linear = flat.linearize(old.candidate)
+    jacobian = linear.dense()
     residual, residual_old = weighted(flat, values, weights), weighted(flat, old.values, weights)
     f_old = 0.5 * jnp.sum(residual_old**2)
     decrease = 0.5 * jnp.sum(

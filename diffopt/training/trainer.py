@@ -193,7 +193,7 @@ def train(
     )
     file = None if folder is None else Path(folder) / "checkpoint.npz"
     if file is not None and file.exists():
-        state = _restore(state, file)
+        state = restore(state, file)
     key, began = jax.random.key(config.seed + 1), time.perf_counter()
     while int(state.step) < config.steps and (deadline is None or time.perf_counter() - began < deadline):
         state, loss = run_block(state, template, data, repairs, key)
@@ -202,9 +202,9 @@ def train(
             raise FloatingPointError(f"the loss is {float(loss)} at step {step}; the last checkpoint is intact")
         report(step, float(loss), time.perf_counter() - began)
         if file is not None and step % checkpoint_every < config.block:
-            _store(state, file)
+            store(state, file)
     if file is not None:
-        _store(state, file)
+        store(state, file)
     return policy_of(template, state.average, state.normalizer, encoder.basis, state.mean, state.scale), int(state.step)
 
 
@@ -270,14 +270,16 @@ def misses(view: HandView, found: Float[Array, "n"], vector: Float[Array, "n"], 
     return jnp.where(radius > 0, jnp.concatenate([missed, _NORMAL * near * along], axis=-1), 0.0)
 
 
-def _store(state: TrainState, file: Path) -> None:
+def store(state: Any, file: Path) -> None:
+    """Writes the leaves of a pytree, such that an interruption leaves the former file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(".checkpoint.tmp.npz")
     np.savez(temporary, **{str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))})
     temporary.rename(file)
 
 
-def _restore(state: TrainState, file: Path) -> TrainState:
+def restore(state: Any, file: Path) -> Any:
+    """A pytree like `state` with the leaves that `store` wrote."""
     saved = np.load(file)
     leaves, structure = jax.tree.flatten(state)
     if len(saved.files) != len(leaves) or any(saved[str(i)].shape != leaf.shape for i, leaf in enumerate(leaves)):
