@@ -43,7 +43,7 @@ class Manipulability:
     name: str = field(default="manipulability", metadata=dict(static=True))
 
     kind: ClassVar[Kind] = "ineq"
-    plan_type: ClassVar[type] = object
+    plan_type: ClassVar[type] = Grasp
     tolerance: ClassVar[float] = 1e-3
 
     def __post_init__(self):
