@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.constraints.wrist import held_at, needs_arm
+from diffopt.plans import Grasp
 from diffopt.robots.embodiment import Embodiment
 from diffopt.robots.motion import body_motion
 
