@@ -23,6 +23,7 @@ from diffopt.constraints.hand_penetration import HandPenetration
 from diffopt.constraints.joint_limits import JointLimits
 from diffopt.constraints.manipulability import Manipulability
 from diffopt.constraints.motion_limits import MotionLimits, acceleration_limits, jerk_limits, velocity_limits
+from diffopt.constraints.moving_collision import MovingCollision, moved
 from diffopt.constraints.orientation_cone import OrientationCone
 from diffopt.constraints.overlap import Overlap
 from diffopt.constraints.reach import Reach
@@ -30,6 +31,8 @@ from diffopt.constraints.robot import of_robot
 from diffopt.constraints.self_collision import SelfCollision
 from diffopt.constraints.set import ConstraintSet, Report
 from diffopt.constraints.tolerant_reach import TolerantReach
+from diffopt.constraints.torque_limits import TorqueLimits, torque_limits
+from diffopt.constraints.tracking import Tracking
 from diffopt.constraints.workspace_box import WorkspaceBox
 
 __all__ = [
@@ -50,6 +53,7 @@ __all__ = [
     "Labelled",
     "Manipulability",
     "MotionLimits",
+    "MovingCollision",
     "OrientationCone",
     "Overlap",
     "Reach",
@@ -58,6 +62,8 @@ __all__ = [
     "SceneCollision",
     "SelfCollision",
     "TolerantReach",
+    "TorqueLimits",
+    "Tracking",
     "Windowed",
     "WorkspaceBox",
     "Wraps",
@@ -67,6 +73,8 @@ __all__ = [
     "from_check",
     "from_residual",
     "jerk_limits",
+    "moved",
     "of_robot",
+    "torque_limits",
     "velocity_limits",
 ]

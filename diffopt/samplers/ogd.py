@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffopt.constraints import ConstraintSet
+from diffopt.paths import is_path
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats
 from diffopt.samplers.correction import Correction, Tracks
@@ -58,7 +59,8 @@ class OGD:
       hard: multipliers (augmented Lagrangian) or the least-squares relaxation, whose answer is differentiable.
       every: a problem is solved at the levels that are multiples of it; 0 for none.
       window: shares of the levels, counted from the end, between which they are solved; below the second they are the network's own.
-      tighten: added to every margin, times sigma [m, rad].
+      tighten: added to every margin, times sigma [m, rad]; None for 0.1 where a plan is one configuration, and for 0 along a path, which
+        has to come as near to things as its prior does.
       tracks: starting points that are carried along the levels.
       last: how many are tried in the end.
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
@@ -73,7 +75,7 @@ class OGD:
     hard: bool = field(default=True, metadata=dict(static=True))
     every: int = field(default=3, metadata=dict(static=True))
     window: tuple[float, float] = field(default=(1.0, 0.3), metadata=dict(static=True))
-    tighten: float | Array = 0.1
+    tighten: float | Array | None = None
     tracks: int = field(default=1, metadata=dict(static=True))
     last: int = field(default=2, metadata=dict(static=True))
     search: int = field(default=2, metadata=dict(static=True))
@@ -171,7 +173,9 @@ class OGD:
         reference = anchored if self.constrain == "next" else clean
         if self.constrain == "lookahead":
             reference = process.clean(anchored, k - 1)
-        correction = replace(correction, constraints=correction.constraints.tightened(self.tighten * process.sigma[k]))
+        usual = 0.0 if is_path(process.policy.spec.plan_type) else 0.1
+        tighten = usual if self.tighten is None else self.tighten
+        correction = replace(correction, constraints=correction.constraints.tightened(tighten * process.sigma[k]))
         tracks = correction.start(reference, solver, tracks)
         weight = 1.0 if self.hard else gain / jnp.maximum(std, 0.1)
         corrected = correction(reference, tracks, solver, weight, steps=self.steps)
