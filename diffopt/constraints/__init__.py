@@ -16,6 +16,7 @@ from diffopt.constraints.base import (
 from diffopt.constraints.base_placement import BasePlacement
 from diffopt.constraints.check import FromCheck, from_check
 from diffopt.constraints.collision import SceneCollision
+from diffopt.constraints.contact_forces import ContactForces
 from diffopt.constraints.field_collision import FieldCollision
 from diffopt.constraints.function import from_residual
 from diffopt.constraints.hand_penetration import HandPenetration
@@ -40,6 +41,7 @@ __all__ = [
     "Bounded",
     "Constraint",
     "ConstraintSet",
+    "ContactForces",
     "FieldCollision",
     "FromCheck",
     "HandPenetration",
