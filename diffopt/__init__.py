@@ -6,8 +6,10 @@
     result = diffopt.sample(policy.given(scene.target), robot.constraints | scene.constraints, n=64)
 """
 
-from diffopt import constraints, geometry, plans, policies, samplers, scenes, schedules, solvers
+from diffopt import constraints, geometry, paths, plans, policies, samplers, scenes, schedules, solvers
 from diffopt.constraints import ConstraintSet
+from diffopt.controller import Controller
+from diffopt.inverse import Postures, ik
 from diffopt.robots import embodiments
 from diffopt.robots.embodiment import Embodiment
 from diffopt.sample import sample
@@ -16,14 +18,18 @@ from diffopt.version import __version__
 
 __all__ = [
     "ConstraintSet",
+    "Controller",
     "Embodiment",
     "InfeasibleError",
+    "Postures",
     "Solution",
     "Status",
     "__version__",
     "constraints",
     "embodiments",
     "geometry",
+    "ik",
+    "paths",
     "plans",
     "policies",
     "sample",

@@ -133,6 +133,51 @@ class GraspSpec:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
+class ActionChunk:
+    """H actions in a row, in whatever units and frame the policy was trained on.
+
+    Attributes:
+      actions: one row for every step.
+    """
+
+    actions: Float[Array, "*batch H D"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionChunkSpec:
+    """Layout of a chunk of actions whose meaning only its user knows: the rows one after the other; the frame is ignored.
+
+    Attributes:
+      horizon: number H of steps.
+      width: length D of an action.
+      executed: first step that a receding horizon executes, and the first that it does not: the chunk may begin in the past.
+    """
+
+    horizon: int
+    width: int
+    executed: tuple[int, int]
+
+    plan_type = ActionChunk
+
+    @property
+    def dim(self) -> int:
+        return self.horizon * self.width
+
+    def decode(self, vector: Float[Array, "n"], frame: Pose) -> ActionChunk:
+        return ActionChunk(actions=vector.reshape(self.horizon, self.width))
+
+    def encode(self, plan: ActionChunk, frame: Pose) -> Float[Array, "n"]:
+        return plan.actions.reshape(-1)
+
+    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "n"]:
+        return (vector - reference) / scale
+
+    def rows(self, *fields: str) -> np.ndarray:
+        return np.arange(self.dim)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A plan that is just a vector, as in problems with a known answer."""
 

@@ -59,7 +59,7 @@ def sample(
     """
     constraints = ConstraintSet() if constraints is None else constraints
     constraints = fit(constraints, policy.spec)
-    sampler = _resolve(sampler)
+    sampler = resolve(sampler)
     if n < 1:
         raise ValueError(f"n={n}: ask for at least one plan")
     _check_plan_type(policy, constraints)
@@ -101,7 +101,7 @@ def _sample(policy, constraints, keys, sampler, eta, warm, levels) -> Solution:
     return jax.vmap(one)(keys, warm)
 
 
-def _resolve(sampler: str | Sampler) -> Sampler:
+def resolve(sampler: str | Sampler) -> Sampler:
     from diffopt import samplers
 
     if isinstance(sampler, str):

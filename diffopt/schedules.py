@@ -11,6 +11,7 @@ Parameterisations of the network's output, and the clean estimate x0 and noise e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, Protocol
 
 import jax.numpy as jnp
@@ -71,6 +72,53 @@ class Flow:
 
     def scales(self, t):
         return jnp.maximum(1 - t, self.smallest), t
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The T steps of a DDPM as diffusers has them: step i of 0 .. T - 1 lies at t = (i + 1)/T, and t = 0 is clean.
+
+    abar_i = prod_{j <= i} (1 - beta_j), in float32 as there; between the steps log abar is linear in t. The betas:
+
+        squaredcos_cap_v2:  beta_i = min(1 - f((i + 1)/T)/f(i/T), 0.999),  f(t) = cos^2(pi/2 (t + 0.008)/1.008)
+        linear:             from `first` to `last`
+
+    (Nichol & Dhariwal 2021, arXiv 2102.09672; Ho et al. 2020, arXiv 2006.11239).
+
+    Attributes:
+      steps: T.
+      betas: how beta_i is made.
+      first, last: of the linear ones.
+    """
+
+    steps: int = 100
+    betas: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
+    first: float = 1e-4
+    last: float = 0.02
+
+    def step(self, t):
+        """The step at time t, -1 for t = 0: an exact integer within a thousandth of one, and not rounded between."""
+        step = t * self.steps - 1
+        nearest = jnp.round(step)
+        return jnp.where(jnp.abs(step - nearest) < 1e-3, nearest, step)
+
+    def scales(self, t):
+        log_abar = jnp.interp(self.step(t), jnp.arange(-1.0, self.steps), jnp.asarray(_log_abar(self)))
+        return jnp.exp(0.5 * log_abar), jnp.sqrt(-jnp.expm1(log_abar))
+
+
+@cache
+def _log_abar(schedule: Discrete) -> Float[np.ndarray, "steps+1"]:
+    """log abar of the clean end and of every step."""
+    if schedule.betas == "linear":
+        beta = np.linspace(schedule.first, schedule.last, schedule.steps)
+    elif schedule.betas == "squaredcos_cap_v2":
+        f = np.cos((np.arange(schedule.steps + 1) / schedule.steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        beta = np.minimum(1 - f[1:] / f[:-1], 0.999)
+    else:
+        raise ValueError(f"unknown betas {schedule.betas!r}; there are: squaredcos_cap_v2, linear")
+    abar = np.cumprod((1 - beta.astype(np.float32)).astype(np.float64)).astype(np.float32)
+    return np.log(np.concatenate([[1.0], abar.astype(np.float64)])).astype(np.float32)
 
 
 def levels(count: int, rho: float = 1.0) -> Float[np.ndarray, "count+1"]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial import ConvexHull
 
+from diffopt.geometry import kept
 from diffopt.robots import bodies, meshes
 
 
@@ -71,9 +72,9 @@ def test_a_folder_that_cannot_be_written_to_does_no_harm(folder, monkeypatch):
 def test_where_covers_are_kept(monkeypatch):
     monkeypatch.delenv("DIFFOPT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert str(meshes.cache_folder()) == "/xdg/diffopt"
+    assert str(kept.cache_folder()) == "/xdg/diffopt"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert meshes.cache_folder().name == "diffopt"
+    assert kept.cache_folder().name == "diffopt"
 
 
 def test_a_mesh_in_a_model_is_covered_where_mujoco_collides_it():

@@ -110,6 +110,14 @@ def test_jacobian_pieces_are_products_of_the_dense_jacobian():
     chosen = rng.random(dense.shape[1]) > 0.5
     np.testing.assert_allclose(J.dense(), dense, atol=1e-6)
     np.testing.assert_allclose(J.gram(weight), (dense * weight) @ (dense * weight).T, atol=1e-4)
+    ridge = rng.uniform(0.5, 1.0, 15)
+    right = np.linalg.solve((dense * weight) @ (dense * weight).T + np.diag(ridge), step)
+    np.testing.assert_allclose(J.solve(weight, ridge, step), right, atol=1e-3)
+    single = Knots(pieces=tuple(pieces[:1]), horizon=5, width=3)
+    alone = dense[:, :20] * weight[:20]
+    np.testing.assert_allclose(
+        single.solve(weight[:20], ridge, step), np.linalg.solve(alone @ alone.T + np.diag(ridge), step), atol=1e-3
+    )
     np.testing.assert_allclose(J.pull(weight), dense @ weight, atol=1e-5)
     np.testing.assert_allclose(J.push(step), step @ dense, atol=1e-5)
     np.testing.assert_allclose(J.squares(chosen), (dense[:, chosen] ** 2).sum(1), atol=1e-5)

@@ -53,7 +53,9 @@ def test_group_norm_and_mish():
 
 def test_small_ones_stay_small():
     for widths in ((64, 96), (48, 96)):
-        network = nnx.eval_shape(lambda w=widths: ConditionalUnet1D(dim=10, condition=128, widths=w, embedding=64, rngs=nnx.Rngs(0)))
+        network = nnx.eval_shape(
+            lambda w=widths: ConditionalUnet1D(dim=10, condition=128, widths=w, embedding=64, rngs=nnx.Rngs(0))
+        )
         assert 5e5 < size(network) < 1e6
     assert size(nnx.eval_shape(lambda: ConvEncoder(rngs=nnx.Rngs(0)))) < 3e4
 

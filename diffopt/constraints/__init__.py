@@ -13,37 +13,56 @@ from diffopt.constraints.base import (
     Windowed,
     Wraps,
 )
+from diffopt.constraints.base_placement import BasePlacement
+from diffopt.constraints.check import FromCheck, from_check
 from diffopt.constraints.collision import SceneCollision
+from diffopt.constraints.field_collision import FieldCollision
 from diffopt.constraints.function import from_residual
+from diffopt.constraints.hand_penetration import HandPenetration
 from diffopt.constraints.joint_limits import JointLimits
+from diffopt.constraints.manipulability import Manipulability
 from diffopt.constraints.motion_limits import MotionLimits, acceleration_limits, jerk_limits, velocity_limits
+from diffopt.constraints.orientation_cone import OrientationCone
+from diffopt.constraints.overlap import Overlap
 from diffopt.constraints.reach import Reach
 from diffopt.constraints.robot import of_robot
 from diffopt.constraints.self_collision import SelfCollision
 from diffopt.constraints.set import ConstraintSet, Report
+from diffopt.constraints.tolerant_reach import TolerantReach
+from diffopt.constraints.workspace_box import WorkspaceBox
 
 __all__ = [
     "AtEveryKnot",
+    "BasePlacement",
     "Bounded",
     "Constraint",
     "ConstraintSet",
+    "FieldCollision",
+    "FromCheck",
+    "HandPenetration",
     "HasAuxiliary",
     "HasMargin",
     "JointLimits",
     "JointsLinear",
     "JointsRealised",
     "Labelled",
+    "Manipulability",
     "MotionLimits",
+    "OrientationCone",
+    "Overlap",
     "Reach",
     "Realisable",
     "Report",
     "SceneCollision",
     "SelfCollision",
+    "TolerantReach",
     "Windowed",
+    "WorkspaceBox",
     "Wraps",
     "acceleration_limits",
     "along",
     "fit",
+    "from_check",
     "from_residual",
     "jerk_limits",
     "of_robot",

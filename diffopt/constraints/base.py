@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-Kind = Literal["eq", "ineq", "cost"]
+Kind = Literal["eq", "ineq", "cost", "check"]
 Auxiliary = dict[str, Array]
 
 
@@ -21,7 +21,8 @@ class Constraint(Protocol):
 
     Attributes:
       name: how the set and the solution call it.
-      kind: "eq" (satisfied at zero), "ineq" (satisfied when <= 0) or "cost" (half its squared norm is added to the objective).
+      kind: "eq" (satisfied at zero), "ineq" (satisfied when <= 0), "cost" (half its squared norm is added to the objective) or "check"
+        (satisfied when <= 0, and without a derivative: judged, but shown to no solver).
       plan_type: the type of plan that it speaks about.
       tolerance: per row (or one for all), what still counts as satisfied, in the residual's units.
     """

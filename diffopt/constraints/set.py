@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from diffopt.constraints.base import (
     Realisable,
     Wraps,
 )
+from diffopt.constraints.soft import soft
 
 
 @jax.tree_util.register_dataclass
@@ -99,9 +100,37 @@ class ConstraintSet:
         i = self._index(name)
         return ConstraintSet((*self.constraints[:i], constraint, *self.constraints[i + 1 :]))
 
-    def tightened(self, amount: float | Float[Array, ""]) -> ConstraintSet:
-        """The set with `amount` added to every margin, each in its own units (m, rad)."""
-        return ConstraintSet(tuple(tightened(c, amount) for c in self))
+    def tightened(self, amount: float | Float[Array, ""], names: Iterable[str] | None = None) -> ConstraintSet:
+        """The set with `amount` added to margins, each in its own units (m, rad).
+
+        Args:
+          names: of which constraints; default all that have a margin.
+        Raises:
+          KeyError, ValueError: one of `names` is not in the set, or has no margin.
+        """
+        if names is None:
+            return ConstraintSet(tuple(tightened(c, amount) for c in self))
+        out = self
+        for name in (names,) if isinstance(names, str) else names:
+            if not isinstance(self[name], HasMargin):
+                able = [c.name for c in self if isinstance(c, HasMargin)]
+                raise ValueError(f"constraint {name!r} has no margin to tighten; these have: {', '.join(able) or 'none'}")
+            out = out.replace(name, tightened(self[name], amount))
+        return out
+
+    def soften(self, *names: str, weight: float | Float[Array, ""]) -> ConstraintSet:
+        """The set with some constraints made costs: no longer asked for, but paid for, by half of `weight` times the squared violation.
+
+        Args:
+          weight: per squared unit of the residual [1/m^2, 1/rad^2, ...]; the plan's own cost is half its squared distance in standard
+            deviations, so that with 1e4 a centimetre costs as much as one standard deviation.
+        Raises:
+          KeyError, ValueError: one of `names` is not in the set, or cannot be softened (a check has no derivative).
+        """
+        out = self
+        for name in names:
+            out = out.replace(name, soft(self[name], weight))
+        return out
 
     def auxiliary(self, plan: Any, context: Any) -> dict[str, Float[Array, "seeds n"]]:
         """Auxiliary unknowns of all constraints by name, each with its initial guesses; of a shared one those of the last to name it

@@ -1,12 +1,14 @@
 """Policies: denoisers with their schedule, normaliser and meaning.
 
-`load` and `available` import the network library only when they are called.
+`load`, `available` and `from_lerobot` import the network library only when they are called.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+from diffopt.plans import PlanSpec
 from diffopt.policies.base import Context, Denoiser, Encoder, Normalizer, Policy, TargetFrame
 from diffopt.policies.mixture import GaussianMixture, gaussian_mixture
 from diffopt.policies.observation import Observation
@@ -26,6 +28,13 @@ def available() -> tuple[str, ...]:
     return checkpoint.available()
 
 
+def from_lerobot(directory: str | Path, *, spec: PlanSpec | None = None, support: float = math.inf) -> Policy:
+    """A diffusion policy that LeRobot saved in a directory; see `diffopt.policies.published.lerobot.from_lerobot`."""
+    from diffopt.policies.published import lerobot
+
+    return lerobot.from_lerobot(directory, spec=spec, support=support)
+
+
 __all__ = [
     "Context",
     "Denoiser",
@@ -36,6 +45,7 @@ __all__ = [
     "Policy",
     "TargetFrame",
     "available",
+    "from_lerobot",
     "gaussian_mixture",
     "load",
 ]

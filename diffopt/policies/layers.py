@@ -46,7 +46,9 @@ class GroupNorm(nnx.Module):
 class Conv1d(nnx.Module):
     """Convolution along the first axis; the kernel's axes are (place, in, out)."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int | None = None, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int | None = None, rngs: nnx.Rngs
+    ):
         self.stride, self.padding = stride, kernel // 2 if padding is None else padding
         self.kernel = nnx.Param(_KERNEL(rngs.params(), (kernel, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
@@ -80,7 +82,15 @@ class Conv2d(nnx.Module):
     """Convolution over the first two axes; the kernel's axes are (row, column, in, out)."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int | None = None, bias: bool = True, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        bias: bool = True,
+        rngs: nnx.Rngs,
     ):
         self.stride, self.padding = stride, kernel // 2 if padding is None else padding
         self.kernel = nnx.Param(_KERNEL(rngs.params(), (kernel, kernel, inputs, outputs)))
@@ -90,13 +100,17 @@ class Conv2d(nnx.Module):
         kernel = self.kernel[...]
         side = kernel.shape[0]
         rows = unfold(x, side, self.stride, self.padding)  # (h', w, side * in)
-        windows = unfold(rows.swapaxes(0, 1), side, self.stride, self.padding).swapaxes(0, 1)  # columns first, then rows
+        windows = unfold(rows.swapaxes(0, 1), side, self.stride, self.padding).swapaxes(
+            0, 1
+        )  # columns first, then rows
         weight = kernel.swapaxes(0, 1).reshape(-1, kernel.shape[-1])
         y = windows @ weight
         return y if self.bias is None else y + self.bias[...]
 
 
-def unfold(x: Float[Array, "H *rest C"], kernel: int, stride: int, padding: int) -> Float[Array, "H/stride *rest kernel*C"]:
+def unfold(
+    x: Float[Array, "H *rest C"], kernel: int, stride: int, padding: int
+) -> Float[Array, "H/stride *rest kernel*C"]:
     """The windows of `kernel` neighbours along the first axis, zero beyond its ends, side by side in the last axis."""
     count = (x.shape[0] + 2 * padding - kernel) // stride + 1
     padded = jnp.pad(x, [(padding, padding)] + [(0, 0)] * (x.ndim - 1))

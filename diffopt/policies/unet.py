@@ -61,10 +61,14 @@ class ConvBlock(nnx.Module):
 class ResidualBlock(nnx.Module):
     """Two convolutions with FiLM between them; see the module's docstring. With `scale` false gamma is one."""
 
-    def __init__(self, inputs: int, outputs: int, features: int, *, kernel: int, groups: int, scale: bool, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, outputs: int, features: int, *, kernel: int, groups: int, scale: bool, rngs: nnx.Rngs
+    ):
         self.first = ConvBlock(inputs, outputs, kernel, groups, rngs=rngs)
         self.second = ConvBlock(outputs, outputs, kernel, groups, rngs=rngs)
-        self.film = nnx.Linear(features, 2 * outputs if scale else outputs, bias_init=_neutral if scale else _ZEROS, rngs=rngs)
+        self.film = nnx.Linear(
+            features, 2 * outputs if scale else outputs, bias_init=_neutral if scale else _ZEROS, rngs=rngs
+        )
         self.residual = None if inputs == outputs else nnx.Linear(inputs, outputs, rngs=rngs)
         self.scale = scale
 
@@ -88,6 +92,7 @@ class ConditionalUnet1D(nnx.Module):
       widths: channels from full length to the shortest; the horizon must be a multiple of 2^(number of widths - 1).
       kernel: places that a convolution sees; odd.
       groups: of the group norms; divides every width.
+      last_groups: of the last one; published networks keep 8 there whatever the others have. By default `groups`.
       embedding: length of the step's embedding.
       film_scale: whether FiLM scales, or only shifts.
     """
@@ -100,6 +105,7 @@ class ConditionalUnet1D(nnx.Module):
         widths: Sequence[int] = (256, 512, 1024),
         kernel: int = 5,
         groups: int = 8,
+        last_groups: int | None = None,
         embedding: int = 256,
         film_scale: bool = True,
         rngs: nnx.Rngs,
@@ -117,9 +123,11 @@ class ConditionalUnet1D(nnx.Module):
         self.down = nnx.List([nnx.List([block(inner, outer), block(outer, outer)]) for inner, outer in steps])
         self.shorter = nnx.List([Conv1d(width, width, 3, stride=2, rngs=rngs) for width in widths[:-1]])
         self.middle = nnx.List([block(widths[-1], widths[-1]) for _ in range(2)])
-        self.up = nnx.List([nnx.List([block(2 * outer, inner), block(inner, inner)]) for inner, outer in reversed(steps[1:])])
+        self.up = nnx.List(
+            [nnx.List([block(2 * outer, inner), block(inner, inner)]) for inner, outer in reversed(steps[1:])]
+        )
         self.longer = nnx.List([Upsample(width, width, rngs=rngs) for width in reversed(widths[:-1])])
-        self.last = ConvBlock(widths[0], widths[0], kernel, groups, rngs=rngs)
+        self.last = ConvBlock(widths[0], widths[0], kernel, last_groups or groups, rngs=rngs)
         self.outlet = nnx.Linear(widths[0], dim, rngs=rngs)
 
     def __call__(

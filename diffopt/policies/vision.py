@@ -37,7 +37,13 @@ class ConvEncoder(nnx.Module):
     """
 
     def __init__(
-        self, *, features: int = 64, channels: Sequence[int] = (16, 32, 32), kernel: int = 3, groups: int = 8, rngs: nnx.Rngs
+        self,
+        *,
+        features: int = 64,
+        channels: Sequence[int] = (16, 32, 32),
+        kernel: int = 3,
+        groups: int = 8,
+        rngs: nnx.Rngs,
     ):
         pairs = list(zip((3, *channels[:-1]), channels, strict=True))
         self.convolutions = nnx.List([Conv2d(i, o, kernel, stride=2, rngs=rngs) for i, o in pairs])

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -205,6 +205,12 @@ class Kinematics:
     def _tree(self) -> _Tree:
         return _Tree.of(self.bodies, None)
 
+    def chain(self, body: int) -> tuple[tuple[Link, ...], np.ndarray, np.ndarray]:
+        """The links between the world and `body`, in order, and the constant pose (rotation, position [m]) of the body in the last."""
+        tree = _Tree.of(self.bodies, frozenset({body}))
+        links = tuple(Link(joint, tree.rotation[k], tree.position[k]) for k, joint in enumerate(tree.links, start=1))
+        return links, tree.body_rotation[body], tree.body_position[body]
+
     def jacobian(self, frames: Frames, point: Float[Array, "3"], body: int) -> Float[Array, "6 nv"]:
         """Jacobian of a point fixed to `body` ([m] rows 0-2, [rad] rows 3-5) by the generalised velocities, as `mj_jac`."""
         rotational = np.zeros(self.nv, bool)
@@ -217,6 +223,14 @@ class Kinematics:
         shift = frames.axis * (~rotational & moves)[:, None]
         linear = jnp.cross(turn, point - frames.anchor) + shift
         return jnp.concatenate([linear.T, turn.T])
+
+
+class Link(NamedTuple):
+    """A joint with the constant pose of its link in the one before: its axis is the third column of the rotation."""
+
+    joint: Joint
+    rotation: np.ndarray
+    position: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,10 @@ If the tolerance takes more spheres than allowed, e grows until few enough are l
 
 from __future__ import annotations
 
-import hashlib
-import os
-import pathlib
-import sys
-import tempfile
-import zipfile
-
 import numpy as np
 from jaxtyping import Float
+
+from diffopt.geometry import kept
 
 _VERSION = b"1"  # of the algorithm: part of the key of what is kept
 _CELLS = 2000  # of the coarse grid, about
@@ -31,16 +26,6 @@ _STARTS = 300
 _GROW = 1.15
 
 MeshCover = tuple[np.ndarray, np.ndarray, float]  # centres (n, 3), radii (n,), overshoot
-
-
-def cache_folder() -> pathlib.Path:
-    """Where covers are kept: DIFFOPT_CACHE, else the user's cache folder (XDG_CACHE_HOME, or the system's custom) with /diffopt."""
-    if os.environ.get("DIFFOPT_CACHE"):
-        return pathlib.Path(os.environ["DIFFOPT_CACHE"]).expanduser()
-    default = {"win32": os.environ.get("LOCALAPPDATA", "~/AppData/Local"), "darwin": "~/Library/Caches"}
-    return (
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or default.get(sys.platform, "~/.cache")).expanduser() / "diffopt"
-    )
 
 
 def cover_mesh(vertices: Float[np.ndarray, "V 3"], tolerance: float, most: int) -> MeshCover | None:
@@ -52,14 +37,14 @@ def cover_mesh(vertices: Float[np.ndarray, "V 3"], tolerance: float, most: int) 
       None if the mesh is flat.
     """
     vertices = np.ascontiguousarray(vertices, np.float64)
-    key = hashlib.sha256(b"cover" + _VERSION + vertices.tobytes() + np.array([tolerance, most], np.float64).tobytes())
-    file = cache_folder() / "covers" / f"{key.hexdigest()[:32]}.npz"
-    kept = _read(file)
-    if kept is None:
-        kept = _cover(vertices, tolerance, most)
-        if kept is not None:
-            _write(file, kept)
-    return kept
+    file = kept.file_of("covers", _VERSION, vertices, np.array([tolerance, most], np.float64))
+    found = kept.read(file)
+    if found is not None and found.keys() >= {"centres", "radii", "overshoot"}:
+        return found["centres"], found["radii"], float(found["overshoot"])
+    cover = _cover(vertices, tolerance, most)
+    if cover is not None:
+        kept.write(file, centres=cover[0], radii=cover[1], overshoot=np.asarray(cover[2]))
+    return cover
 
 
 def _cover(vertices: np.ndarray, tolerance: float, most: int) -> MeshCover | None:
@@ -171,23 +156,3 @@ def _on_segment(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.nd
     along = end - start
     s = np.clip((points - start) @ along / max(along @ along, 1e-30), 0.0, 1.0)
     return start + s[:, None] * along
-
-
-def _read(file: pathlib.Path) -> MeshCover | None:
-    """What is kept in `file`; None if there is nothing, or nothing readable."""
-    try:
-        with np.load(file, allow_pickle=False) as kept:
-            return kept["centres"], kept["radii"], float(kept["overshoot"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _write(file: pathlib.Path, cover: MeshCover) -> None:
-    """Keep a cover, if the folder can be written to: whole or not at all."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as part:
-            np.savez(part, centres=cover[0], radii=cover[1], overshoot=cover[2])
-        os.replace(part.name, file)
-    except OSError:
-        pass

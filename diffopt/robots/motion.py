@@ -52,6 +52,19 @@ def screws_of(robot: Embodiment, frames: Frames, body: int) -> tuple[Float[Array
     return _chain(moment.T, follow[0]).T, _chain(normal.T, follow[0]).T
 
 
+def body_motion(
+    robot: Embodiment, joints: Float[Array, "A"], body: str | None = None
+) -> tuple[Pose, Float[Array, "A 3"], Float[Array, "A 3"]]:
+    """T_world_body of a body (default: the tool), and per joint of the arm its angular velocity and that of its origin, in the world."""
+    index = robot.kinematics.body(robot.tool if body is None else body)
+    frames = robot.frames(joints, only=(index,))
+    position, rotation = frames.position[index], frames.rotation[index]
+    turning, moving = screws_of(robot, frames, index)
+    moving = moving + jnp.cross(turning, position)
+    out = robot.base.rotation.T
+    return robot.base @ Pose(position=position, rotation=rotation), turning @ out, moving @ out
+
+
 def moved_by(robot: Embodiment, bodies: tuple[int, ...]) -> np.ndarray:
     """Whether each row of the screws (columns) moves each body (rows), as 0.0 or 1.0."""
     dofs = [joint.dof for joint in _joints(robot)]

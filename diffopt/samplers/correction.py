@@ -321,21 +321,18 @@ class Correction:
         values, by_joints = jax.vmap(lambda t: jax.jvp(difference, (plan,), (t,)), out_axes=(None, 0))(rate)
         if z["joints"].ndim == 1:
             return plan, rate, values, by_joints
-        A, H = (
-            by_joints.shape[0],
-            z["joints"].shape[0],
-        )  # of a path, all knots at once: each moves with its own joints alone
-        return plan, rate, values, Window(blocks=jnp.moveaxis(by_joints.reshape(A, H, -1, 1), 0, -1))
+        # of a path, all knots at once: each moves with its own joints alone
+        blocks = by_joints.reshape(by_joints.shape[0], z["joints"].shape[0], -1, 1)
+        return plan, rate, values, Window(blocks=jnp.moveaxis(blocks, 0, -1))
 
     def _linearize_cost(self, z, args) -> tuple[Terms, Jacobian]:
-        _, _, values, piece = self._move(z, args)
-        return Terms(values, jnp.zeros(0), jnp.zeros(0)), _jacobian([piece], z["joints"])
+        return self._linearize(z, args, only_cost=True)
 
-    def _linearize(self, z, args) -> tuple[Terms, Jacobian]:
+    def _linearize(self, z, args, only_cost: bool = False) -> tuple[Terms, Jacobian]:
         plan, rate, difference, piece = self._move(z, args)
         parts, pieces = [], [piece]
         for kind, values in (("cost", [difference]), ("eq", []), ("ineq", [])):
-            for k in self._solved(kind):
+            for k in () if only_cost and kind != "cost" else self._solved(kind):
                 rows, more = by_joints(k, plan, rate, _auxiliary(z), self.policy.context)
                 values.append(rows)
                 pieces += more

@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+ROUNDING = 1e-7
+
 
 class Jacobian(Protocol):
     """d values / d unknowns, for m values and n unknowns."""
 
-    def gram(self, weight: Float[Array, "m"]) -> Float[Array, "n n"]:
-        """J' diag(weight)^2 J."""
+    def solve(self, weight: Float[Array, "m"], ridge: Float[Array, "n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
+        """(J' diag(weight)^2 J + diag(ridge))^-1 right, with `ROUNDING` times the largest diagonal element added to the ridge."""
         ...
 
     def pull(self, values: Float[Array, "m"]) -> Float[Array, "n"]:
@@ -51,9 +53,9 @@ class Dense:
 
     columns: Float[Array, "n m"]
 
-    def gram(self, weight: Float[Array, "m"]) -> Float[Array, "n n"]:
+    def solve(self, weight: Float[Array, "m"], ridge: Float[Array, "n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
         weighted = self.columns * weight
-        return weighted @ weighted.T
+        return _solve(weighted @ weighted.T, ridge, right)
 
     def pull(self, values: Float[Array, "m"]) -> Float[Array, "n"]:
         return self.columns @ values
@@ -117,30 +119,43 @@ class Knots:
             for piece, part in zip(self.pieces, parts, strict=True)
         ]
 
-    def gram(self, weight: Float[Array, "m"]) -> Float[Array, "n n"]:
+    def solve(self, weight: Float[Array, "m"], ridge: Float[Array, "n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
         H, A = self.horizon, self.width
-        band = [
-            jnp.zeros((H, A, A))
-            for _ in range(max((p.blocks.shape[2] for p in self.pieces if isinstance(p, Window)), default=0))
-        ]
-        whole = jnp.zeros((H * A, H * A))
+        if all(isinstance(piece, Window) and piece.blocks.shape[2] == 1 for piece in self.pieces):
+            own = self._band(weight)[0]  # knots do not meet: H small systems
+            ridge, right = ridge.reshape(H, A), right.reshape(H, A)
+            return jax.vmap(_solve)(own, ridge, right).reshape(-1)
+        return _solve(self.gram(weight), ridge, right)
+
+    def gram(self, weight: Float[Array, "m"]) -> Float[Array, "n n"]:
+        """J' diag(weight)^2 J."""
+        H, A = self.horizon, self.width
+        out = jnp.zeros((H, A, H, A))
+        for d, blocks in enumerate(self._band(weight)):
+            rows = np.arange(d, H)
+            out = out.at[rows, :, rows - d, :].set(blocks[d:])
+            if d:
+                out = out.at[rows - d, :, rows, :].set(jnp.swapaxes(blocks[d:], 1, 2))
+        out = out.reshape(H * A, H * A)
         for piece, w in zip(self.pieces, self._split(weight), strict=True):
             if not isinstance(piece, Window):
                 weighted = piece * w
-                whole = whole + weighted @ weighted.T
-                continue
-            weighted = piece.blocks * w[:, :, None, None]
-            for i in range(weighted.shape[2]):
-                for j in range(i, weighted.shape[2]):
-                    product = jnp.einsum("rma,rmb->rab", weighted[:, :, j], weighted[:, :, i])
-                    band[j - i] = band[j - i].at[piece.knots(j)].add(product)
-        lower = jnp.zeros((H, A, H, A))
-        for d, blocks in enumerate(band):
-            rows = np.arange(d, H)
-            lower = lower.at[rows, :, rows - d, :].set(blocks[d:])
-            if d:
-                lower = lower.at[rows - d, :, rows, :].set(jnp.swapaxes(blocks[d:], 1, 2))
-        return lower.reshape(H * A, H * A) + whole
+                out = out + weighted @ weighted.T
+        return out
+
+    def _band(self, weight: Float[Array, "m"]) -> list[Float[Array, "H A A"]]:
+        """What the windows add to the blocks of J' W^2 J: element h of the list's element d is block (h, h - d)."""
+        H, A = self.horizon, self.width
+        widest = max((piece.blocks.shape[2] for piece in self.pieces if isinstance(piece, Window)), default=0)
+        band = [jnp.zeros((H, A, A)) for _ in range(widest)]
+        for piece, w in zip(self.pieces, self._split(weight), strict=True):
+            if isinstance(piece, Window):
+                weighted = piece.blocks * w[:, :, None, None]
+                for i in range(weighted.shape[2]):
+                    for j in range(i, weighted.shape[2]):
+                        product = jnp.einsum("rma,rmb->rab", weighted[:, :, j], weighted[:, :, i])
+                        band[j - i] = band[j - i].at[piece.knots(j)].add(product)
+        return band
 
     def pull(self, values: Float[Array, "m"]) -> Float[Array, "n"]:
         out = jnp.zeros((self.horizon, self.width))
@@ -180,3 +195,8 @@ class Knots:
 
     def dense(self) -> Float[Array, "n m"]:
         return jax.vmap(self.push)(jnp.eye(self.horizon * self.width))
+
+
+def _solve(A: Float[Array, "n n"], ridge: Float[Array, "n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
+    A = A + jnp.diag(ridge + ROUNDING * jnp.max(jnp.diagonal(A)))
+    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(A, symmetrize_input=False), True), right)

@@ -34,8 +34,8 @@ class RealTimeIteration:
       longest: largest change of any unknown in one step, in its units.
       tolerance: on the violations, and on the step relative to 1 + max |x|, for a status of converged.
       hard: whether multipliers are updated; without, each problem is the least-squares relaxation, eq and ineq weighted by rho.
-      passes: how often the step is computed; each but the first looks at the inequalities that the last one would violate, which along a
-        path is many.
+      passes: how often the step is computed at most; each but the first looks at the inequalities that the last one would violate, which
+        along a path are many.
     """
 
     penalty: float | Float[Array, ""] = 10.0
@@ -66,11 +66,20 @@ class RealTimeIteration:
         own = jacobian.squares(~(flat.is_ineq | flat.is_eq))
 
         newton = partial(self._newton, flat, jacobian, terms, warm, own)
-        step = newton(terms)
-        if self.passes > 1:
-            step = jax.lax.fori_loop(
-                1, self.passes, lambda _, step: newton(flat.split(values + jacobian.push(step))), step
-            )
+        shift = warm.ineq_multiplier / warm.penalty
+        active = terms.ineq + shift > 0
+
+        def again(carry):
+            count, active, step, _ = carry
+            ahead = flat.split(values + jacobian.push(step)).ineq + shift > 0
+            return count + 1, ahead, newton(ahead), jnp.any(ahead != active)
+
+        carry = (jnp.ones((), jnp.int32), active, newton(active), jnp.asarray(True))
+        if self.passes > 1 and self.hard:
+            carry = jax.lax.while_loop(lambda carry: (carry[0] < self.passes) & carry[3], again, carry)
+        elif self.passes > 1:  # as many whatever happens, which has a derivative
+            carry = jax.lax.fori_loop(1, self.passes, lambda _, carry: again(carry), carry)
+        step = carry[2]
         size = jnp.max(jnp.abs(step))
         step = step * jnp.minimum(1.0, self.longest / jnp.maximum(size, 1e-12))
         near = size <= self.longest
@@ -100,15 +109,21 @@ class RealTimeIteration:
             warm=warm,
         )
 
-    def _newton(self, flat: FlatProblem, jacobian: Jacobian, terms: Terms, warm: Warm, own: Array, here: Terms) -> Float[Array, "n"]:
-        """The step with those inequalities that are active `here`, where an earlier pass would go."""
+    def _newton(
+        self, flat: FlatProblem, jacobian: Jacobian, terms: Terms, warm: Warm, own: Array, active
+    ) -> Float[Array, "n"]:
+        """The step on which those inequalities count that are `active`."""
         root = jnp.sqrt(warm.penalty)
         shift = warm.ineq_multiplier / warm.penalty
-        active = here.ineq + shift > 0
         residual = jnp.concatenate(
-            [terms.cost, root * (terms.eq + warm.eq_multiplier / warm.penalty), root * jnp.where(active, terms.ineq + shift, 0)]
+            [
+                terms.cost,
+                root * (terms.eq + warm.eq_multiplier / warm.penalty),
+                root * jnp.where(active, terms.ineq + shift, 0),
+            ]
         )
-        weight = jnp.concatenate([jnp.ones_like(terms.cost), jnp.full_like(terms.eq, root), jnp.where(active, root, 0.0)])
-        A, g = jacobian.gram(weight), jacobian.pull(weight * residual)
-        ridge = self.damping * jnp.maximum(own, 1e-2 * jnp.max(own)) + 1e-7 * jnp.max(jnp.diagonal(A)) + 1e-9
-        return -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(A + jnp.diag(ridge)), True), g)
+        weight = jnp.concatenate(
+            [jnp.ones_like(terms.cost), jnp.full_like(terms.eq, root), jnp.where(active, root, 0.0)]
+        )
+        ridge = self.damping * jnp.maximum(own, 1e-2 * jnp.max(own)) + 1e-9
+        return -jacobian.solve(weight, ridge, jacobian.pull(weight * residual))
