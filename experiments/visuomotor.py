@@ -40,7 +40,7 @@ def proposer(policy, sampler: str, levels: int, eta: float, seed: int) -> Propos
 def main(cfg: DictConfig) -> None:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     console, output, record = Console(), config.pop("output"), config.pop("record")
-    policy = diffopt.policies.load(config["policy"])
+    policy = diffopt.policies.load(config["prior"])
     robot = None
     if config["embodiment"]:
         robot = diffopt.embodiments.load(config["embodiment"]).at(jax.numpy.asarray(config["base"]))
@@ -70,7 +70,7 @@ def main(cfg: DictConfig) -> None:
     ]
     results.finish(summary, config["seed"])
     if record:
-        checkpoint.annotate(config["policy"], dict(test=dict(config, success=rate.estimate, interval95=[rate.low, rate.high])))
+        checkpoint.annotate(config["prior"], dict(test=dict(config, success=rate.estimate, interval95=[rate.low, rate.high])))
     console.print(table("closed loop, held-out placements", COLUMNS, summary))
     cell.close()
 
