@@ -15,6 +15,7 @@ import diffopt
 from diffopt.evaluation.closed_loop import Propose, run
 from diffopt.evaluation.report import open_results, table
 from diffopt.evaluation.statistics import wilson
+from diffopt.policies import checkpoint
 from diffopt.tasks import visuomotor
 from diffopt.tasks.workcell import Workcell
 
@@ -38,8 +39,8 @@ def proposer(policy, sampler: str, levels: int, eta: float, seed: int) -> Propos
 @hydra.main(version_base=None, config_path="../configs/visuomotor", config_name="closed_loop")
 def main(cfg: DictConfig) -> None:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    console, output = Console(), config.pop("output")
-    policy = diffopt.policies.load(config["policy"])
+    console, output, record = Console(), config.pop("output"), config.pop("record")
+    policy = diffopt.policies.load(config["prior"])
     robot = None
     if config["embodiment"]:
         robot = diffopt.embodiments.load(config["embodiment"]).at(jax.numpy.asarray(config["base"]))
@@ -68,6 +69,8 @@ def main(cfg: DictConfig) -> None:
         )
     ]
     results.finish(summary, config["seed"])
+    if record:
+        checkpoint.annotate(config["prior"], dict(test=dict(config, success=rate.estimate, interval95=[rate.low, rate.high])))
     console.print(table("closed loop, held-out placements", COLUMNS, summary))
     cell.close()
 

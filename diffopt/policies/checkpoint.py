@@ -38,11 +38,7 @@ def available() -> tuple[str, ...]:
 
 def load(name_or_path: str | Path) -> Policy:
     """A shipped policy by name, or one saved by `save` by the path of its card."""
-    path = Path(name_or_path)
-    if path.suffix != ".json":
-        path = WEIGHTS / f"{name_or_path}.json"
-    if not path.exists():
-        raise KeyError(f"no policy {str(name_or_path)!r}; shipped: {', '.join(available())}; or give the path of a json card")
+    path = _card(name_or_path)
     card = json.loads(path.read_text())
     recipe = card["policy"]
     kind = recipe.get("kind", "grasp")
@@ -57,6 +53,23 @@ def load(name_or_path: str | Path) -> Policy:
 def read_card(name: str) -> dict[str, Any]:
     """How a shipped policy was made."""
     return json.loads((WEIGHTS / f"{name}.json").read_text())
+
+
+def annotate(name_or_path: str | Path, more: dict[str, Any]) -> None:
+    """Adds entries to a policy's card, in place of those of the same name."""
+    if "policy" in more:
+        raise ValueError("the entry 'policy' rebuilds the policy; it is written by save alone")
+    path = _card(name_or_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | more, indent=2) + "\n")
+
+
+def _card(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        path = WEIGHTS / f"{name_or_path}.json"
+    if not path.exists():
+        raise KeyError(f"no policy {str(name_or_path)!r}; shipped: {', '.join(available())}; or give the path of a json card")
+    return path
 
 
 def save(policy: Policy, path: str | Path, card: dict[str, Any]) -> None:

@@ -160,7 +160,11 @@ class VisuomotorEncoder:
                 f"this policy takes images of shape {self.images} (moments, cameras, height, width, RGB); "
                 f"got {tuple(observation.images.shape)}"
             )
-        eyes = self.denoiser.network.eyes
-        state = self.state.normalize(state_of(observation.position, observation.rotation, observation.joints))
-        seen = self.features.normalize(jax.vmap(eyes)(jnp.asarray(observation.images), state))
-        return Context(condition=jnp.concatenate([seen, state], axis=-1).reshape(-1))
+        return Context(condition=_look(self, observation))
+
+
+@jax.jit  # or else every operation of the convolutions would be compiled and dispatched alone
+def _look(encoder: VisuomotorEncoder, observation: Observation) -> Float[Array, "T*(features+S)"]:
+    state = encoder.state.normalize(state_of(observation.position, observation.rotation, observation.joints))
+    seen = encoder.features.normalize(jax.vmap(encoder.denoiser.network.eyes)(observation.images, state))
+    return jnp.concatenate([seen, state], axis=-1).reshape(-1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffopt.geometry import Pose, Shapes
 from diffopt.tasks import furniture
-from diffopt.tasks.gripper import FINGER, OPEN, downward, pinching
+from diffopt.tasks.gripper import FINGER, OPEN, TOOL, downward, pinching
 from diffopt.tasks.script import Waypoint
 from diffopt.tasks.visuomotor import SCENE_CAMERA, standing
 
@@ -69,29 +69,39 @@ class PickPlace:
         return inside and speed < 0.05 and float(data.joint(FINGER).qpos[0]) > self.block / 2 + 0.004
 
     def script(self, data: mujoco.MjData, rng: np.random.Generator) -> tuple[Waypoint, ...]:
-        w, x, y, z = data.body("block").xquat
-        yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-        yaw = (yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4  # a cube looks the same after a quarter turn
         direction, size = rng.uniform(0, 2 * np.pi), self.tilt * rng.uniform()
-        R = downward(yaw, (size * np.cos(direction), size * np.sin(direction)))
-        grip = np.array([0.0, 0.0, rng.uniform(0.002, 0.01)])
+        lean = (size * np.cos(direction), size * np.sin(direction))
+        grip = rng.uniform(0.002, 0.01)
         over, carry, drop, leave = rng.uniform(0.08, 0.13), rng.uniform(0.1, 0.17), rng.uniform(0.06, 0.09), 0.16
         spot = np.array([*rng.uniform(-0.02, 0.02, 2), 0.0])
-        block, bin = data.body("block").xpos.copy(), data.body("bin").xpos.copy()
+        bin = data.body("bin").xpos.copy()
+        place = downward(_quarter(data), lean)
 
-        def at(point: np.ndarray, height: float = 0.0):
-            pose = pinching(point + np.array([0.0, 0.0, height]), R)
+        def grasp(height: float):  # of the block, where it is now
+            point = np.array([0.0, 0.0, grip + height])
+            return lambda data: pinching(data.body("block").xpos + point, downward(_quarter(data), lean))
+
+        def above(data: mujoco.MjData) -> Pose:
+            tool = data.body(TOOL).xpos
+            height = pinching(np.array([0.0, 0.0, self.block / 2 + grip + carry]), place).position[2]
+            return Pose(position=np.array([*tool[:2], height]), rotation=place)
+
+        def at(height: float):  # over the bin
+            pose = pinching(bin + spot + np.array([0.0, 0.0, height]), place)
             return lambda _: pose
 
+        def held(data: mujoco.MjData) -> bool:
+            return float(data.joint(FINGER).qpos[0]) > 0.3 * self.block
+
         return (
-            Waypoint(target=at(block + grip, over), opening=OPEN, tolerance=0.02),
-            Waypoint(target=at(block + grip), opening=OPEN, dwell=1, speed=0.25),
-            Waypoint(target=at(block + grip), opening=0.0, dwell=3),
-            Waypoint(target=at(block + grip, carry), opening=0.0, tolerance=0.03, speed=0.3),
-            Waypoint(target=at(bin + spot, carry + 0.03), opening=0.0, tolerance=0.02),
-            Waypoint(target=at(bin + spot, drop), opening=0.0, dwell=1, speed=0.3),
-            Waypoint(target=at(bin + spot, drop), opening=OPEN, dwell=2),
-            Waypoint(target=at(bin + spot, leave), opening=OPEN, dwell=3),
+            Waypoint(target=grasp(over), opening=OPEN, tolerance=0.02),
+            Waypoint(target=grasp(0.0), opening=OPEN, dwell=1, speed=0.25),
+            Waypoint(target=grasp(0.0), opening=0.0, dwell=3, tolerance=0.01),
+            Waypoint(target=above, opening=0.0, tolerance=0.03, speed=0.3, check=held),
+            Waypoint(target=at(carry + 0.03), opening=0.0, tolerance=0.02, check=held),
+            Waypoint(target=at(drop), opening=0.0, dwell=1, speed=0.3, check=held),
+            Waypoint(target=at(drop), opening=OPEN, dwell=2),
+            Waypoint(target=at(leave), opening=OPEN, dwell=3),
         )
 
     def landmarks(self, data: mujoco.MjData) -> np.ndarray:
@@ -102,6 +112,13 @@ class PickPlace:
 
     def predicted(self, data: mujoco.MjData, times: np.ndarray) -> Pose:
         return standing(data.body("block").xpos, times)
+
+
+def _quarter(data: mujoco.MjData) -> float:
+    """Turn of the block about the vertical [rad], between -45 and 45 degrees: a cube looks the same after a quarter turn."""
+    w, x, y, z = data.body("block").xquat
+    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    return float((yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4)
 
 
 TASK = PickPlace()

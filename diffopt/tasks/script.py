@@ -43,6 +43,7 @@ class Waypoint:
       dwell: periods to stay once there.
       tolerance: distance at which it counts as reached [m].
       flow: velocity of a target that moves [m/s]; the target is then where it will be at the end of the period.
+      check: what has to be so on the way there, for example that something is held; or else the script goes on with waypoint `back`.
     """
 
     target: Callable[[mujoco.MjData], Pose]
@@ -52,6 +53,8 @@ class Waypoint:
     dwell: int = 0
     tolerance: float = 0.003
     flow: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    check: Callable[[mujoco.MjData], bool] | None = None
+    back: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,9 @@ def advance(
     if progress.index >= len(waypoints):
         return None
     goal = waypoints[progress.index]
+    if goal.check is not None and not goal.check(data):
+        progress = Progress(index=goal.back, speed=progress.speed)
+        goal = waypoints[progress.index]
     target = goal.target(data)
     start = replace(last.pose, position=last.pose.position + PERIOD * np.asarray(goal.flow))
     left = max(

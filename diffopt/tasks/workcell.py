@@ -248,26 +248,25 @@ class Episode:
     def _run(self, command: Command, goal: Float[np.ndarray, "A"] | None) -> None:
         cell, data, last = self.cell, self.data, self.command
         grip = float(np.clip(command.opening, 0.0, OPEN))
-        if goal is not None:
-            assert cell.arm is not None and cell.robot is not None
-            goal = np.clip(goal, cell.arm.lower, cell.arm.upper)
+        arm, start, step = cell.arm, self.joints, np.zeros(0)
+        if arm is not None and cell.robot is not None and goal is not None:
+            goal = np.clip(goal, arm.lower, arm.upper)
             most = np.asarray(cell.robot.velocity, float) * PERIOD
-            step = np.clip(goal - self.joints, -most, most)
-            self.held_back = max(self.held_back, float(np.abs(goal - self.joints - step).max()))
+            step = np.clip(goal - start, -most, most)
+            self.held_back = max(self.held_back, float(np.abs(goal - start - step).max()))
         touched = False
         for k in range(1, STEPS + 1):
             share = k / STEPS
             data.ctrl[cell.finger_servo] = last.opening + share * (grip - last.opening)
-            if goal is None:
+            if arm is None or start is None:
                 cell.set_goal(data, between(last.pose, command.pose, share))
-            elif cell.arm is not None:
-                data.ctrl[cell.arm.servos] = self.joints + share * step
+            else:
+                data.ctrl[arm.servos] = start + share * step
             mujoco.mj_step(cell.model, data)
             touched = touched or cell.hits(data)
         mujoco.mj_forward(cell.model, data)
         self.hits += touched
-        if goal is not None:
-            self.joints = self.joints + step
+        self.joints = None if start is None else start + step
         self.command = replace(command, opening=grip)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from diffopt.geometry import Pose
-from diffopt.tasks.gripper import turn
+from diffopt.tasks.gripper import pinching, toward, turn
 from diffopt.tasks.script import Command, Progress, advance
-from diffopt.tasks.workcell import Workcell
+from diffopt.tasks.workcell import Episode, Workcell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Noise:
     Attributes:
       jitter, twist: of every command [m], [rad], one standard deviation.
       push: chance of a push beginning in a period. reach: its largest size per period [m]; lasting: number of periods.
+      astray: share of the demonstrations that begin as if a grasp had been missed: the gripper closed, low, beside the first landmark.
     """
 
     jitter: float = 0.001
@@ -33,6 +34,7 @@ class Noise:
     push: float = 0.06
     reach: float = 0.012
     lasting: int = 3
+    astray: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,8 @@ def demonstrate(cell: Workcell, seed: int, noise: Noise) -> Demonstrations | Non
     script = cell.task.script(episode.data, np.random.default_rng([seed, 1]))
     rng = np.random.default_rng([seed, 2])
     rows, progress, push, left = [], Progress(), np.zeros(3), 0
+    if rng.uniform() < noise.astray:
+        _go_astray(episode, rng)
     while episode.time < cell.task.time_limit and not episode.diverged:
         step = advance(script, progress, episode.command, episode.data)
         if step is None:
@@ -98,6 +102,19 @@ def demonstrate(cell: Workcell, seed: int, noise: Noise) -> Demonstrations | Non
         episode=same,
         seed=same + seed,
     )
+
+
+def _go_astray(episode: Episode, rng: np.random.Generator) -> None:
+    """Brings the gripper, closed, to 3 to 7 cm beside the first landmark and up to 7 cm above it."""
+    angle, away = rng.uniform(0, 2 * np.pi), rng.uniform(0.03, 0.07)
+    beside = np.array([away * np.cos(angle), away * np.sin(angle), rng.uniform(0.0, 0.07)])
+    place = pinching(episode.cell.task.landmarks(episode.data)[0] + beside, episode.tool.rotation)
+    above = Pose(position=place.position + np.array([0.0, 0.0, 0.1]), rotation=place.rotation)
+    for goal in (above, place):
+        while np.linalg.norm(goal.position - episode.command.pose.position) > 1e-6:
+            episode.move(Command(pose=toward(episode.command.pose, goal, 0.05, 1.0), opening=0.0))
+    for _ in range(int(rng.integers(1, 6))):
+        episode.move(Command(pose=place, opening=0.0))
 
 
 def make_shards(
