@@ -1,4 +1,4 @@
-"""How the cost of a constraint grows with bodies, obstacles and horizon: `python -m benchmarks.constraint_cost [--plot file] [--json file]`.
+"""How the cost of a constraint grows with bodies, obstacles and horizon: `python -m benchmarks.constraint_cost [--plot file]`.
 
 Times one evaluation, residual and Jacobian by the arm's joints, of a Panda, in a jitted batch: wall-clock, the least of the repeats,
 because whatever else runs on the machine only adds. One number is varied at a time:
