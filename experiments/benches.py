@@ -22,7 +22,7 @@ import diffopt
 from diffopt.constraints import ConstraintSet
 from diffopt.evaluation.path_problems import FIELDS, PathProblem, path_prior, path_problem
 from diffopt.evaluation.reach_problems import SHARES, Oracle, ReachProblem, reach_problem
-from diffopt.evaluation.wrists import Support, wrist_prior
+from diffopt.evaluation.wrists import UNITS, Support, wrist_prior
 from diffopt.geometry import Pose
 from diffopt.policies import Policy
 
@@ -84,7 +84,7 @@ class ReachBench:
 
     @cached_property
     def support(self) -> Support:
-        return Support.of(self.policy)
+        return Support.of(self.policy, units=UNITS)
 
     @cached_property
     def robot(self) -> diffopt.Embodiment:
@@ -93,7 +93,7 @@ class ReachBench:
     def instances(self, dial: str, count: int, *, validation: bool = False) -> list[int]:
         body = json.loads(INSTANCES.read_text(encoding="utf-8"))
         listed, kept = [row[0] for row in body["instances"][dial]], body["validation"]
-        part = listed[-kept:] if validation else listed[:-kept]
+        part = listed[:kept] if validation else listed[kept:]
         if count > len(part):
             raise ValueError(f"{count} instances of dial {dial} % asked for; there are {len(part)}")
         return part[:count]

@@ -46,7 +46,7 @@ COLUMNS = {
 DISTANCE_COLUMNS = {"method": "method", "dial": "dial %", "plans": "plans", "distance": "distance", "exact": "exact draws"}
 DISTANCE_COLUMNS |= {"ratio": "ratio"}
 EXACT, NEAR = 512, 4  # exact draws of a posterior; instances per dial whose posterior is drawn
-TUNING: dict[str, Any] = {"dials": ["1", "10"], "instances": 8, "keys": 4, "seed": 7}
+TUNING: dict[str, Any] = {"dials": ["1", "10"], "instances": 4, "keys": 8, "seed": 7}
 GROWING = ("method", "dial", "methods", "do")  # settings under which a folder of results may grow
 
 

@@ -3,7 +3,7 @@
 Numbers are looked at one after the other, until every dial has enough. Of those with much room for the gripper every fourth is looked at.
 Draws at which the gripper is clear are given to inverse kinematics block by block until `ENOUGH` are feasible, at most `MOST`. Where the
 arm hardly ever follows, in fewer than one of 64 tries, the share is not resolved and the instance is left out. Looks are kept in
-`results/reach/screening.jsonl`, the instances go to `configs/compare/instances.json`.
+`results/compare/screening.jsonl`, the instances go to `configs/compare/instances.json`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from diffopt.evaluation.report import provenance
 from diffopt.evaluation.wrists import wrist_prior
 from experiments import benches
 
-LOOKS = Path("results/reach/screening.jsonl")
+LOOKS = Path("results/compare/screening.jsonl")
 ENOUGH, MOST, HOPELESS = 12, 192, 64
-VALIDATION = 16  # instances per dial that serve for tuning
+VALIDATION = 4  # instances per dial that serve for tuning
 ROOM = 0.25  # share of draws at which the gripper is clear, above which three of four instances are left out: most of these are easy
 LEAST = 5  # feasible draws that an instance needs: then it is solvable, and its share known to about a factor of two
 
@@ -62,7 +62,7 @@ def screen(count: int, console: Console) -> None:
 
 
 def write(rows: list[dict[str, Any]], count: int) -> None:
-    """The first `count` instances of every dial, as [number, share, feasible draws], those for validation last."""
+    """The first `count` instances of every dial, as [number, share, feasible draws], those for validation first."""
     found = {
         dial: [[r["number"], round(r["share"], 5), r["feasible"]] for r in rows if r["dial"] == dial][:count] for dial in SHARES
     }

@@ -58,14 +58,15 @@ def test_a_wrist_vector_is_a_grasp_and_back():
 
 
 def test_the_support_holds_what_the_prior_draws(policy):
-    support = Support.of(policy, 2048)
+    support = Support.of(policy, 2048, wrists.UNITS)
     x = proper(policy, policy.denoiser.sample(jax.random.key(5), 1000))
     assert abs(support(x).mean() - (1 - wrists.OUTSIDE)) < 4 * np.sqrt(wrists.OUTSIDE / 1000)
-    away = x + np.eye(9)[0] * 4
-    assert not support(away).any()
+    away = x + np.eye(9)[0] * 1.5  # 9 cm
+    assert support(away).mean() < 0.05
     assert not support(np.full((1, 9), np.nan)).any()
     own = np.array([float(policy.denoiser.log_density(jnp.asarray(v))) for v in x[:5]])
-    np.testing.assert_allclose(np.diff(support.log_density(x[:5])), np.diff(own), atol=1e-2)
+    plain = Support.of(policy, 16)
+    np.testing.assert_allclose(np.diff(plain.log_density(x[:5])), np.diff(own), atol=1e-2)
 
 
 def test_a_share_has_the_dial_that_it_is_about():
@@ -156,5 +157,5 @@ def test_the_instances_are_of_their_dials_and_validation_is_apart():
     for dial, rows in json.loads(benches.INSTANCES.read_text())["instances"].items():
         low, high = SHARES[dial]
         assert all(low <= share <= high and found >= 5 for _, share, found in rows)
-        mine, theirs = place.instances(dial, 8), place.instances(dial, 8, validation=True)
+        mine, theirs = place.instances(dial, 8), place.instances(dial, 4, validation=True)
         assert not set(mine) & set(theirs)

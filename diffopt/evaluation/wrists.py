@@ -10,8 +10,9 @@ kept where the object ends within the fingers' length, and disturbed by a few mi
 (position 3, 6-d rotation 6; unit variance each) the prior is the mixture of a normal of standard deviation h around each of them, so that
 the denoiser is exact (`policies.mixture`). h is about where the likelihood of poses held out is largest: it is 0.15 for 4096 poses.
 
-A plan counts as one of the prior's if its density is above that of 99 % of the prior's own draws ("on the prior"); density
-and draws are those of vectors as they are decoded, with a proper rotation.
+A plan is "on the prior" if the density of the demonstrations there, with kernels of width h in units of `UNITS` for position and
+rotation, is above that of 99 % of the prior's own draws. Plans and draws are taken as they are decoded, with a proper rotation; the units
+are the same for all directions, since making a rotation proper carries the noise of one of its columns into the other.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ PINCH, FINGER = 0.1, 0.04  # from the gripper's origin to its fingertips, and ho
 OPEN = 0.04  # position of a finger [m]
 JITTER = (0.005, 0.05)  # of a demonstration [m, rad]
 POSES, BANDWIDTH = 4096, 0.15
+UNITS = np.array([0.065] * 3 + [0.577] * 6)  # of position [m] and rotation: what both vary by
 OUTSIDE = 0.01  # share of the prior's own draws that do not count as its
 
 
@@ -130,30 +132,39 @@ def proper(policy: Policy, x: Any) -> Float[np.ndarray, "N 9"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
-    """The prior's log density by NumPy in double precision, and from where on a plan counts as one of its; made by `Support.of`."""
+    """A log density by NumPy in double precision, and from where on a plan counts as one of the prior's; made by `Support.of`.
 
-    means: Float[np.ndarray, "C 9"]
+    Attributes:
+      means: of the kernels, normalised.
+      factor: of every normalised coordinate, for the kernels' width to be `bandwidth` in all directions.
+      least: of the log density.
+    """
+
+    means: Float[np.ndarray, "C n"]
+    factor: Float[np.ndarray, "n"]
     bandwidth: float
     least: float
 
     @staticmethod
-    def of(policy: Policy, draws: int = 8192) -> Support:
-        mixture = policy.denoiser
-        x = proper(policy, mixture.sample(jax.random.key(4321), draws))  # type: ignore[attr-defined]
-        free = Support(means=np.asarray(mixture.means, np.float64), bandwidth=float(mixture.scales[0, 0]), least=-np.inf)  # type: ignore[attr-defined]
+    def of(policy: Policy, draws: int = 8192, units: Float[np.ndarray, "n"] | None = None) -> Support:
+        """Of a policy that is a mixture with one width; `units` of the kernels in the plan's coordinates, default those of the policy."""
+        mixture: Any = policy.denoiser
+        factor = np.ones(mixture.means.shape[1]) if units is None else np.asarray(policy.normalizer.scale, np.float64) / units
+        free = Support(
+            means=np.asarray(mixture.means, np.float64), factor=factor, bandwidth=float(mixture.scales[0, 0]), least=-np.inf
+        )
+        x = proper(policy, mixture.sample(jax.random.key(4321), draws))
         return replace(free, least=float(np.quantile(free.log_density(x), OUTSIDE)))
 
-    def log_density(self, x: Float[np.ndarray, "N 9"]) -> Float[np.ndarray, "N"]:
-        """Up to a constant; -inf for what is not finite."""
+    def log_density(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N"]:
+        """Of proper normalised vectors, up to a constant; -inf for what is not finite."""
+        from scipy.spatial.distance import cdist
         from scipy.special import logsumexp
 
-        x = np.asarray(x, np.float64)
-        square = np.concatenate(
-            [((part[:, None] - self.means) ** 2).sum(-1) for part in np.array_split(x, max(1, len(x) // 256))]
-        )
+        square = cdist(np.asarray(x, np.float64) * self.factor, self.means * self.factor, "sqeuclidean")
         value = logsumexp(-0.5 * square / self.bandwidth**2, axis=1)
         return np.where(np.isfinite(value), value, -np.inf)
 
-    def __call__(self, x: Float[np.ndarray, "N 9"]) -> Bool[np.ndarray, "N"]:
+    def __call__(self, x: Float[np.ndarray, "N n"]) -> Bool[np.ndarray, "N"]:
         """Whether proper normalised vectors are on the prior."""
         return self.log_density(x) >= self.least
