@@ -24,7 +24,9 @@ What makes this work on grasps (what each part is worth stands in docs/ogd.md):
     window     the last levels are the network's own: it makes a good plan of a feasible one, which the solver cannot
 
 The last step has s = 0, so the control has no authority there: the sampler ends with an explicit terminal correction, which is measured.
-Of several particles that end satisfied, the one with the least terminal correction is returned: it is the most its own network's.
+Of several particles that end satisfied, the one that is the most its own network's is returned: the one with the least terminal
+correction (`move`), or, where levels are solved to the end and that says little, the one that the network would move least itself,
+|D(alpha x_0, k) - x_0| at a fifth of the levels (`stay`, one more evaluation per particle).
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ from diffopt.solvers import RealTimeIteration, Solver
 
 Anchor = Literal["sampled", "zero"]
 Constrain = Literal["lookahead", "current", "next"]
+Merit = Literal["move", "stay"]
+STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +69,7 @@ class OGD:
       last: how many are tried in the end.
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
-      particles: draws per plan, of which the best is returned.
+      particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
       most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
     """
@@ -82,6 +86,7 @@ class OGD:
     steps: int = field(default=2, metadata=dict(static=True))
     terminal: int = field(default=5, metadata=dict(static=True))
     particles: int = field(default=1, metadata=dict(static=True))
+    merit: Merit = field(default="move", metadata=dict(static=True))
     most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
 
@@ -90,6 +95,8 @@ class OGD:
             raise ValueError(f"anchor={self.anchor!r}; there are: sampled, zero")
         if self.constrain not in ("lookahead", "current", "next"):
             raise ValueError(f"constrain={self.constrain!r}; there are: lookahead, current, next")
+        if self.merit not in ("move", "stay"):
+            raise ValueError(f"merit={self.merit!r}; there are: move, stay")
         for name in ("particles", "tracks", "last", "steps", "terminal"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
@@ -103,12 +110,16 @@ class OGD:
             return self._draw(process, constraints, key, warm)
         keys = jax.random.split(key, self.particles)
         draws = jax.vmap(lambda key, warm: self._draw(process, constraints, key, warm))(keys, warm)
-        merit = jnp.where(draws.stats.acceptance > 0, 0.0, 1e3) + draws.stats.terminal_move
+        far, asked = draws.stats.terminal_move, 0
+        if self.merit == "stay":
+            k = max(1, round(STAY * process.count))
+            far, asked = jax.vmap(lambda x: jnp.linalg.norm(process.clean(process.alpha[k] * x, k) - x))(draws.x), self.particles
+        merit = jnp.where(draws.stats.acceptance > 0, 0.0, 1e3) + far
         best = jnp.argmin(jnp.where(jnp.isfinite(merit), merit, jnp.inf))
         chosen = jax.tree.map(lambda leaf: leaf[best], draws)
         total = replace(
             chosen.stats,
-            evaluations=jnp.sum(draws.stats.evaluations),
+            evaluations=jnp.sum(draws.stats.evaluations) + asked,
             iterations=jnp.sum(draws.stats.iterations),
             acceptance=jnp.mean(draws.stats.acceptance),
         )
