@@ -234,7 +234,7 @@ def test_solvers_linearise_all_of_them_by_the_joints_alone(robot):
 
 @pytest.mark.slow
 def test_the_default_sampler_satisfies_them_and_the_judge_agrees(robot):
-    """The shipped policy among a mesh and a cloud, with a tilt bound that plain grasps mostly violate, in a corner of the table."""
+    """The shipped policy between a mesh and a cloud, with the wrist in a box: what is reported as feasible the judge accepts, all of it."""
     policy, cup = diffopt.policies.load("grasp-allegro"), objects.held_out(1)[0]
     block = trimesh.creation.icosphere(2, radius=0.08)
     rng = np.random.default_rng(0)
