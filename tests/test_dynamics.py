@@ -1,5 +1,7 @@
 """Inverse dynamics against C MuJoCo, and the constraints of a motion that build on kinematics in time."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -10,8 +12,8 @@ from diffopt.constraints import MovingCollision, Tracking, moved, torque_limits
 from diffopt.geometry import Pose, shapes
 from diffopt.paths import ToolPath
 from diffopt.robots import embodiments, mjcf
-from diffopt.robots.embodiment import Embodiment
 from diffopt.robots.dynamics import inertias, inverse_dynamics
+from diffopt.robots.embodiment import Embodiment
 
 SLIDER = """<mujoco><worldbody><body name="cart"><joint name="rail" type="slide" axis="0 1 0" range="-1 1"/>
 <geom type="box" size=".1 .1 .1" mass="2"/><body name="arm" pos="0 0 .2"><joint name="swing" axis="1 0 0" range="-2 2" armature=".03"/>
@@ -67,7 +69,7 @@ def test_the_lag_is_that_of_a_servo():
     steps = np.asarray(robot.home) + np.cumsum(0.05 * rng.normal(size=(4, 7)), axis=0)
     T, dt, fine = 0.06, 0.1, 20000
     q = steps[0].copy()
-    for a, b in zip(steps[:-1], steps[1:], strict=True):
+    for a, b in itertools.pairwise(steps):
         for k in range(fine):
             q += dt / fine * (a + (k + 0.5) / fine * (b - a) - q) / T
     tracking = Tracking(robot=robot, past=jnp.asarray(steps[:3]), lag=T)

@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "controller": {"sample", "robots"},
     "physics": {"robots", "scenes", "plans"},
     "tasks": {"physics", "constraints", "policies"},
-    "evaluation": {"tasks", "solution", "version"},
+    "evaluation": {"tasks", "solution", "version", "controller"},
     "training": {"policies", "process", "evaluation"},
 }
 OUTSIDE_ONLY = {"hydra", "omegaconf", "wandb"}  # experiments may; diffopt may not
