@@ -8,8 +8,9 @@
             robot_driver.send(chunk.joints[k], chunk.hand[k])        # one knot every chunk.dt seconds
 
 Every chunk starts at the last command (so that velocity, and acceleration if limited, hold across the seam), stays near what is left of
-the last chunk by a cost that fades along the overlap, and is judged whole before it is returned. Where nothing feasible is found by the
-deadline, the rest of the last feasible chunk is returned, then a stop: never a command that violates a constraint that was given.
+the last chunk by a cost that fades along the overlap, and is judged whole before it is returned: at its knots by the constraints, and
+between them, where the joints will be given the lag of their servos, by the constraints of one configuration. Where nothing feasible is
+found by the deadline, the rest of the last feasible chunk is returned, then a stop: never a command that is known to violate a constraint.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffopt.constraints import ConstraintSet, acceleration_limits, fit, velocity_limits
+from diffopt.constraints import AtEveryKnot, ConstraintSet, acceleration_limits, fit, velocity_limits
+from diffopt.constraints.along import LimitsAlong
 from diffopt.constraints.overlap import Overlap
+from diffopt.constraints.set import tightened
 from diffopt.geometry import Pose
 from diffopt.paths import JointPath, ToolPath, is_path
 from diffopt.policies.base import Policy
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from diffopt.solution import Solution
 
 Source = Literal["planned", "rest", "stop"]
+GUARD = 2e-3  # by which inequalities have to hold between the knots [m, rad]: servos do not lag quite as the model says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,8 @@ class Controller:
       execute: knots that are executed of each chunk.
       acceleration: limit per joint [rad/s^2]; None for none.
       velocity: limit per joint [rad/s]; None for the robot's own.
+      clearance: that the sampler aims at beyond the constraints' own margins, so that what lies between the knots is clear too [m].
+      lag: time constant of the joints' servos, one or per joint [s]. between: postures checked per step of a chunk.
       overlap: weight of staying near the last chunk at its next knot [1/rad], fading to zero at its end.
       seed: of the noise.
     """
@@ -113,6 +119,9 @@ class Controller:
     execute: int = 8
     acceleration: Any = None
     velocity: Any = None
+    clearance: float = 0.005
+    lag: Any = 0.0
+    between: int = 4
     overlap: float = 2.0
     seed: int = 0
 
@@ -167,9 +176,12 @@ class Controller:
             best = _best(result)
             violation = {name: float(values[best]) for name, values in result.violation.items()}
             report, changed = result.explain(best), float(result.stats.terminal_move[best])
+            joints, hand = result.aux["joints"][best], result.plans.joints[best]
             if bool(result.feasible[best]):
-                chosen = result
-                break
+                if bool(_clear(self.policy, setting, joints, hand, self.between)):
+                    chosen = result
+                    break
+                report += " at its knots, but not between them"
         if chosen is not None:
             joints, hand = np.asarray(chosen.aux["joints"][best]), np.asarray(chosen.plans.joints[best])
             source: Source = "planned"
@@ -209,7 +221,9 @@ class Controller:
         """Compile everything that `plan` may run, so that no call in the loop has to."""
         memory = self.start(np.asarray(self.robot.home))
         chunk, memory = self.plan(observation, memory, more)
-        _holds(self.policy, self._setting(memory, more), chunk.joints, chunk.hand)
+        setting = self._setting(memory, more)
+        _holds(self.policy, setting, chunk.joints, chunk.hand)
+        _clear(self.policy, setting, chunk.joints, chunk.hand, self.between)
 
     def off(self, memory: Memory, tool: Pose, position: float = 0.03, angle: float = np.deg2rad(20)) -> bool:
         """Whether the tool (T_world_tool, measured) is further from where it was last sent than `position` [m] or `angle` [rad].
@@ -231,14 +245,18 @@ class Controller:
             past=memory.past,
             velocity=self.robot.velocity if self.velocity is None else self.velocity,
             acceleration=self.acceleration,
+            clearance=self.clearance,
+            lag=self.lag,
             last=np.tile(memory.past[-1], (horizon, 1)) if chunk is None else chunk.joints,
             weight=(0.0 if chunk is None else self.overlap) * fading.astype(np.float32),
         )
 
     def _fallback(self, memory: Memory, setting: _Setting) -> tuple[np.ndarray, np.ndarray, Source]:
         """The rest of the last chunk if it still satisfies the constraints, else to stay where the robot is."""
-        if memory.chunk is not None and bool(_holds(self.policy, setting, memory.chunk.joints, memory.chunk.hand)):
-            return memory.chunk.joints, memory.chunk.hand, "rest"
+        rest = memory.chunk
+        if rest is not None and bool(_holds(self.policy, setting, rest.joints, rest.hand)):
+            if bool(_clear(self.policy, setting, rest.joints, rest.hand, self.between)):
+                return rest.joints, rest.hand, "rest"
         horizon = self.horizon
         return np.tile(memory.past[-1], (horizon, 1)), np.tile(memory.hand, (horizon, 1)), "stop"
 
@@ -253,6 +271,8 @@ class _Setting:
     past: Float[Array, "3 A"]
     velocity: Float[Array, "A"]
     acceleration: Any
+    clearance: Any
+    lag: Any
     last: Float[Array, "H A"]
     weight: Float[Array, "H"]
 
@@ -269,7 +289,7 @@ def _draw(policy, observation, setting: _Setting, marks, sampler, eta, levels, n
     key = jax.random.key(marks[0])
     for mark in marks[1:]:
         key = jax.random.fold_in(key, mark)
-    constraints = setting.constraints | Overlap(joints=setting.last, weight=setting.weight)
+    constraints = setting.constraints.tightened(setting.clearance) | Overlap(joints=setting.last, weight=setting.weight)
     return sample(policy.given(observation), constraints, n=n, key=key, sampler=sampler, levels=levels, eta=eta)
 
 
@@ -282,6 +302,36 @@ def _holds(policy: Policy, setting: _Setting, joints: Float[Array, "H A"], hand:
         tool = jax.vmap(setting.robot.tool_pose)(joints)
         plan = ToolPath(position=tool.position, rotation=tool.rotation, joints=hand, dt=dt)
     return fit(setting.constraints, policy.spec).report(plan, {"joints": joints}, None).satisfied
+
+
+@partial(jax.jit, static_argnames="between")
+def _clear(policy: Policy, setting: _Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"], between: int):
+    """Whether the constraints of one configuration hold where the joints will be, `between` times per step.
+
+    Commands go from knot to knot in straight lines; the lag of a first-order servo behind them is that of `constraints.tracking`.
+    """
+    dt, past = policy.spec.dt, setting.past  # type: ignore[attr-defined]
+    knots = jnp.concatenate([past, joints])
+    share = jnp.arange(1, between + 1)[:, None] / between
+    sent = (knots[:-1, None] + share * jnp.diff(knots, axis=0)[:, None]).reshape(-1, knots.shape[1])
+    T = jnp.maximum(jnp.broadcast_to(jnp.asarray(setting.lag, jnp.float32), knots.shape[1:]), 1e-6)
+    fading = jnp.exp(-dt / between / T)
+
+    def lagging(e, step):
+        e = fading * e + T * (1 - fading) / (dt / between) * step
+        return e, e
+
+    steps = jnp.diff(jnp.concatenate([past[:1], sent]), axis=0)
+    there = (sent - jax.lax.scan(lagging, jnp.zeros_like(past[0]), steps)[1])[-len(joints) * between :]
+    grip = jnp.repeat(hand, between, axis=0)
+    fitted = fit(setting.constraints, policy.spec)
+    alone = [c for c in fitted if isinstance(c, AtEveryKnot | LimitsAlong) and c.kind == "ineq"]
+    plan: Any = JointPath(arm=there, joints=grip, dt=dt / between)
+    if issubclass(policy.spec.plan_type, ToolPath):
+        tool = jax.vmap(setting.robot.tool_pose)(there)
+        plan = ToolPath(position=tool.position, rotation=tool.rotation, joints=grip, dt=dt / between)
+    rows = [tightened(c, GUARD).residual(plan, {"joints": there}, None) <= c.tolerance for c in alone]
+    return jnp.stack([jnp.all(row) for row in rows]).all() if rows else jnp.asarray(True)
 
 
 def _best(result: Solution) -> int:

@@ -132,7 +132,7 @@ def _episode(cell: Workcell, controller: Controller, seed: int, strict: bool, mo
         episode = cell.start(seed)
     except Unreachable:
         return ArmRun(seed=seed, success=False, reason="unreachable start")
-    controller = replace(controller, seed=seed)
+    controller = replace(controller, seed=seed, lag=cell.lag)
     memory = controller.start(episode.joints)
     seen = [episode.moment()] * moments
     watch = _Watch(robot=controller.robot)

@@ -73,7 +73,7 @@ def _card(name_or_path: str | Path) -> Path:
 
 
 def save(policy: Policy, path: str | Path, card: dict[str, Any]) -> None:
-    """Write `path`.safetensors and `path`.json; `card` says how the weights were made."""
+    """Write `path`.safetensors, the network's weights in half precision, and `path`.json; `card` says how the weights were made."""
     path = Path(path)
     if isinstance(policy.denoiser, ChunkDenoiser):
         recipe, arrays = _take_apart_visuomotor(policy)
@@ -98,7 +98,7 @@ def _take_apart_grasp(policy: Policy) -> tuple[dict[str, Any], dict[str, np.ndar
         "view": {"depth": list(denoiser.view.depth)},
         "spec": {"hand": policy.spec.hand, "joint_names": list(policy.spec.joint_names)},
     }
-    arrays = {f"network/{key}": value for key, value in _flatten(denoiser.weights).items()}
+    arrays = {f"network/{k}": v.astype(np.float16) for k, v in _flatten(denoiser.weights).items()}
     for prefix, holder, names in (
         ("normalizer", policy.normalizer, ("mean", "scale")),
         ("encoder", encoder, ("basis", "mean", "scale")),

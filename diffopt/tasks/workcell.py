@@ -90,6 +90,13 @@ class Workcell:
         """Index in ctrl."""
         return int(self.model.actuator(FINGER).id)
 
+    @cached_property
+    def lag(self) -> Float[np.ndarray, "A"]:
+        """Time constants of the arm's servos [s]: of a stiff position servo, its damping over its stiffness."""
+        assert self.arm is not None
+        servos = self.arm.servos
+        return -self.model.actuator_biasprm[servos, 2] / self.model.actuator_gainprm[servos, 0]
+
     def start(self, seed: int, joints: Float[np.ndarray, "A"] | None = None) -> Episode:
         """A new episode with the placements of that seed.
 
