@@ -50,6 +50,7 @@ class Chunk:
       changed: how far the terminal correction had to move the chosen plan, in standard deviations of the policy.
       violation: by constraint, of the best plan that was found, in its own units; for a planned chunk within tolerance.
       report: of the best plan in words.
+      plan: the best plan that was found, feasible or not.
     """
 
     joints: Float[np.ndarray, "H A"]
@@ -61,6 +62,7 @@ class Chunk:
     changed: float
     violation: dict[str, float]
     report: str
+    plan: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +185,7 @@ class Controller:
             changed=changed,
             violation=violation,
             report=report,
+            plan=jax.tree.map(lambda leaf: leaf[best], result.plans),
         )
         return chunk, self.after(chunk, memory, self.execute)
 

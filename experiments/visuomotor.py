@@ -36,7 +36,7 @@ def proposer(policy, sampler: str, levels: int, eta: float, seed: int) -> Propos
     return lambda views, seeds: propose(policy, views, seeds)
 
 
-@hydra.main(version_base=None, config_path="../configs", config_name="visuomotor")
+@hydra.main(version_base=None, config_path="../configs/visuomotor", config_name="closed_loop")
 def main(cfg: DictConfig) -> None:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     console, output, record = Console(), config.pop("output"), config.pop("record")

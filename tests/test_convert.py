@@ -6,14 +6,18 @@ import os
 import pickle
 import zipfile
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 from diffopt.policies.published.archive import UnsafePickleError, read_archive
 from diffopt.policies.published.convert import convert
+from diffopt.policies.published.weights import diffusion_policy_key, fill
+from diffopt.policies.unet import ConditionalUnet1D
 
 
 class Named:
@@ -144,6 +148,33 @@ def test_conversion_prefers_the_averaged_weights(tmp_path):
         convert(archive(tmp_path / "a.ckpt", {"state_dicts": {"optimizer": {}}}), tmp_path / "out")
     with pytest.raises(ValueError, match="1 entries of model are no tensors: net"):
         convert(archive(tmp_path / "a.ckpt", {"state_dicts": {"model": {"net": 3}}}), tmp_path / "out")
+
+
+def test_weights_of_the_original_project_find_their_places():
+    """Names as its modules give them: two blocks in `blocks`, convolutions between the levels in `conv`."""
+    network = nnx.eval_shape(
+        lambda: ConditionalUnet1D(dim=2, condition=3, widths=(8, 16), groups=4, embedding=8, rngs=nnx.Rngs(0))
+    )
+    known = {
+        "down_modules.1.0.blocks.0.block.0.weight": (16, 8, 5),
+        "down_modules.1.0.blocks.1.block.1.bias": (16,),
+        "down_modules.1.0.residual_conv.weight": (16, 8, 1),
+        "down_modules.0.2.conv.weight": (8, 8, 3),
+        "up_modules.0.0.blocks.0.block.0.weight": (8, 32, 5),
+        "up_modules.0.2.conv.weight": (8, 8, 4),
+        "mid_modules.1.cond_encoder.1.weight": (32, 11),
+        "diffusion_step_encoder.3.weight": (8, 32),
+        "final_conv.0.block.0.weight": (8, 8, 5),
+        "final_conv.1.weight": (2, 8, 1),
+    }
+    leaves = jax.tree_util.tree_flatten_with_path(nnx.split(network)[1])[0]
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value") for path, _ in leaves]
+    shapes = dict(zip(map(diffusion_policy_key, paths), (leaf.shape for _, leaf in leaves), strict=True))
+    for key, shape in known.items():
+        assert sorted(shapes.pop(key)) == sorted(side for i, side in enumerate(shape) if not (i == 2 and side == 1))
+    arrays = {f"model.{key}": np.zeros(shape, np.float32) for key, shape in known.items()}
+    with pytest.raises(ValueError, match=f"a.ckpt lacks {len(shapes)} arrays: model"):
+        fill(network, arrays, "model.", diffusion_policy_key, "a.ckpt")
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):

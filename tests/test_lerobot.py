@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 import diffopt
 from diffopt.constraints import ConstraintSet, from_residual
-from diffopt.plans import ActionChunk, PointSpec
+from diffopt.paths import JointPathSpec
+from diffopt.plans import ActionChunk
 from diffopt.policies import from_lerobot, gaussian_mixture
 from diffopt.policies.published.denoiser import ddim
 from diffopt.process import ReverseProcess
@@ -167,7 +169,7 @@ def test_fields_of_the_config_are_not_guessed(tmp_path):
     ("change", "message"),
     [
         (dict(prediction_type="score"), "prediction_type is 'score'; supported: epsilon, sample, v_prediction"),
-        (dict(down_dims=[16, 24, 32]), "lacks 32 arrays: diffusion.unet.down_modules.1.2"),
+        (dict(down_dims=[16, 24, 32]), r"lacks 48 arrays: diffusion\.unet\.down_modules\.1\.2"),
         (dict(kernel_size=3), "which does not give"),
         (dict(type="act"), "type is 'act'"),
     ],
@@ -236,11 +238,15 @@ def test_older_checkpoints_hold_their_normalisers_among_the_weights(tmp_path):
 
 
 def test_the_meaning_of_the_actions_can_be_given():
-    spec = PointSpec(dim=40)
+    """Of an arm with four joints and a gripper: the same numbers, under their names."""
+    spec = JointPathSpec(arm_names=("a", "b", "c", "d"), joint_names=("gripper",), horizon=8, dt=0.1)
     _, observation = expectation(DATA / "state")
-    policy = from_lerobot(DATA / "state", spec=spec).given(observation)
+    plain, policy = (from_lerobot(DATA / "state", spec=spec).given(observation) for spec in (None, spec))
     z = jnp.linspace(-1, 1, 40)
-    np.testing.assert_allclose(policy.encode(policy.decode(z)), z, atol=1e-5)
-    assert policy.decode(z).values.shape == (40,)
-    with pytest.raises(ValueError, match="8 x 5 numbers; PointSpec takes 3"):
-        from_lerobot(DATA / "state", spec=PointSpec(dim=3))
+    actions, path = plain.decode(z).actions, policy.decode(z)
+    np.testing.assert_array_equal(path.arm, actions[:, :4])
+    np.testing.assert_array_equal(path.joints, actions[:, 4:])
+    np.testing.assert_allclose(policy.encode(path), z, atol=1e-5)
+    np.testing.assert_allclose(plain.encode(plain.decode(z)), z, atol=1e-5)
+    with pytest.raises(ValueError, match="8 x 5 numbers; JointPathSpec takes 10"):
+        from_lerobot(DATA / "state", spec=replace(spec, horizon=2))

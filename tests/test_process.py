@@ -7,9 +7,18 @@ import pytest
 
 from diffopt.policies import gaussian_mixture
 from diffopt.process import ReverseProcess
-from diffopt.schedules import PARAMETERISATIONS, Cosine, Flow, Linear, clean_estimate, levels, regression_target
+from diffopt.schedules import (
+    PARAMETERISATIONS,
+    Cosine,
+    Discrete,
+    Flow,
+    Linear,
+    clean_estimate,
+    levels,
+    regression_target,
+)
 
-SCHEDULES = [Cosine(), Linear(), Flow()]
+SCHEDULES = [Cosine(), Linear(), Flow(), Discrete()]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -20,10 +29,27 @@ def test_schedules_go_from_signal_to_noise(schedule):
     assert alpha[-1] < 0.01 and sigma[-1] > 0.99
 
 
-@pytest.mark.parametrize("schedule", [Cosine(), Linear()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", [Cosine(), Linear(), Discrete()], ids=lambda s: type(s).__name__)
 def test_variance_preserving_schedules_preserve_variance(schedule):
     alpha, sigma = schedule.scales(jnp.linspace(0, 1, 101))
     np.testing.assert_allclose(alpha**2 + sigma**2, 1, atol=1e-6)
+
+
+def test_discrete_schedules_are_products_at_their_steps():
+    """abar_i in double precision; between two steps the geometric mean."""
+    for schedule, beta in (
+        (Discrete(20, "linear", 0.01, 0.3), np.linspace(0.01, 0.3, 20)),
+        (Discrete(4), 1 - np.array([0.8470, 0.4938, 0.1443, 0.0]) / np.array([1.0, 0.8470, 0.4938, 0.1443])),
+    ):
+        T = schedule.steps
+        abar = np.cumprod(1 - np.minimum(beta, 0.999))
+        alpha, _ = schedule.scales(jnp.arange(1, T + 1) / T)
+        np.testing.assert_allclose(alpha**2, abar, rtol=2e-3 if T == 4 else 1e-5)  # the cosines are given to four digits
+        between, _ = schedule.scales(jnp.asarray(2.5 / T))
+        np.testing.assert_allclose(between**2, np.sqrt(abar[1] * abar[2]), rtol=2e-3 if T == 4 else 1e-5)
+        np.testing.assert_array_equal(schedule.step(jnp.arange(T + 1) / T), np.arange(-1, T))
+    with pytest.raises(ValueError, match="squaredcos_cap_v2, linear"):
+        Discrete(10, "sigmoid").scales(jnp.zeros(()))
 
 
 @pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)

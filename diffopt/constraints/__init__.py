@@ -16,12 +16,14 @@ from diffopt.constraints.base import (
 from diffopt.constraints.base_placement import BasePlacement
 from diffopt.constraints.check import FromCheck, from_check
 from diffopt.constraints.collision import SceneCollision
+from diffopt.constraints.contact_forces import ContactForces
 from diffopt.constraints.field_collision import FieldCollision
 from diffopt.constraints.function import from_residual
 from diffopt.constraints.hand_penetration import HandPenetration
 from diffopt.constraints.joint_limits import JointLimits
 from diffopt.constraints.manipulability import Manipulability
 from diffopt.constraints.motion_limits import MotionLimits, acceleration_limits, jerk_limits, velocity_limits
+from diffopt.constraints.moving_collision import MovingCollision, moved
 from diffopt.constraints.orientation_cone import OrientationCone
 from diffopt.constraints.overlap import Overlap
 from diffopt.constraints.reach import Reach
@@ -29,6 +31,8 @@ from diffopt.constraints.robot import of_robot
 from diffopt.constraints.self_collision import SelfCollision
 from diffopt.constraints.set import ConstraintSet, Report
 from diffopt.constraints.tolerant_reach import TolerantReach
+from diffopt.constraints.torque_limits import TorqueLimits, torque_limits
+from diffopt.constraints.tracking import Tracking
 from diffopt.constraints.workspace_box import WorkspaceBox
 
 __all__ = [
@@ -37,6 +41,7 @@ __all__ = [
     "Bounded",
     "Constraint",
     "ConstraintSet",
+    "ContactForces",
     "FieldCollision",
     "FromCheck",
     "HandPenetration",
@@ -48,6 +53,7 @@ __all__ = [
     "Labelled",
     "Manipulability",
     "MotionLimits",
+    "MovingCollision",
     "OrientationCone",
     "Overlap",
     "Reach",
@@ -56,6 +62,8 @@ __all__ = [
     "SceneCollision",
     "SelfCollision",
     "TolerantReach",
+    "TorqueLimits",
+    "Tracking",
     "Windowed",
     "WorkspaceBox",
     "Wraps",
@@ -65,6 +73,8 @@ __all__ = [
     "from_check",
     "from_residual",
     "jerk_limits",
+    "moved",
     "of_robot",
+    "torque_limits",
     "velocity_limits",
 ]

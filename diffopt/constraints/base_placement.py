@@ -55,7 +55,7 @@ class BasePlacement:
     name: str = field(default="base_placement", metadata=dict(static=True))
 
     kind: ClassVar[Kind] = "ineq"
-    plan_type: ClassVar[type] = object
+    plan_type: ClassVar[type] = Grasp
     tolerance: ClassVar[tuple[float, ...]] = (1e-3, 1e-3, float(np.deg2rad(0.5)), 1e-3, 1e-3)
 
     def on(self, robot: Embodiment) -> BasePlacement:

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffopt.constraints.base import Auxiliary, Kind
+from diffopt.constraints.posture import frames_at
 from diffopt.geometry import Shapes
 from diffopt.geometry.nearest import distance_and_normal, distance_to, distances, nearest
 from diffopt.plans import Grasp
@@ -53,6 +54,7 @@ class SceneCollision:
 
     kind: ClassVar[Kind] = "ineq"
     plan_type: ClassVar[type] = Grasp
+    looks_at_frames: ClassVar[bool] = True
 
     @property
     def tolerance(self) -> Any:
@@ -65,7 +67,7 @@ class SceneCollision:
     def residual(self, plan: Grasp, aux: Auxiliary, context: Any) -> Float[Array, "m"]:
         """`margin - distance` [m]; satisfied when <= 0."""
         robot, spheres, obstacles, far = self._setting()
-        centers = spheres.place(robot.frames(aux["joints"], plan.joints))
+        centers = spheres.place(frames_at(robot, plan, aux))
         radius = jnp.asarray(spheres.radii)
         if self.rows == "pair":
             d = distances(obstacles, centers) - radius
@@ -80,7 +82,7 @@ class SceneCollision:
         further: Any = 0.0
         keep: Any
         moved: Any
-        frames = robot.frames(aux["joints"], plan.joints)
+        frames = frames_at(robot, plan, aux)
         centers, radius = spheres.place(frames), jnp.asarray(spheres.radii)
         moved = moved_by(robot, spheres.body)
         if self.rows == "pair":

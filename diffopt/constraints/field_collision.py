@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.constraints.collision import worst_of_body
+from diffopt.constraints.posture import frames_at
 from diffopt.geometry.field import Field
 from diffopt.plans import Grasp
 from diffopt.robots.bodies import Spheres
@@ -52,6 +53,7 @@ class FieldCollision:
 
     kind: ClassVar[Kind] = "ineq"
     plan_type: ClassVar[type] = Grasp
+    looks_at_frames: ClassVar[bool] = True
 
     @property
     def tolerance(self) -> Any:
@@ -64,7 +66,7 @@ class FieldCollision:
     def residual(self, plan: Grasp, aux: Auxiliary, context: Any) -> Float[Array, "m"]:
         """`margin - distance` [m]; satisfied when <= 0."""
         robot, spheres, obstacles, far = self._setting()
-        centers = spheres.place(robot.frames(aux["joints"], plan.joints))
+        centers = spheres.place(frames_at(robot, plan, aux))
         d = jnp.min(jnp.stack([o.distance(centers) for o in obstacles]) + far, axis=0)
         keep = self._kept(spheres, d)
         return self.margin + jnp.asarray(spheres.radii)[keep] - d[keep]
@@ -72,7 +74,7 @@ class FieldCollision:
     def jacobian(self, plan: Grasp, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m A"]]:
         """Residual and its derivative by the arm's joints."""
         robot, spheres, obstacles, far = self._setting()
-        frames = robot.frames(aux["joints"], plan.joints)
+        frames = frames_at(robot, plan, aux)
         centers = spheres.place(frames)
         each = [o.distance_and_gradient(centers) for o in obstacles]
         distances = jnp.stack([d for d, _ in each]) + far

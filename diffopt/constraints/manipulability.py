@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.constraints.wrist import held_at, needs_arm
+from diffopt.plans import Grasp
 from diffopt.robots.embodiment import Embodiment
 from diffopt.robots.motion import body_motion
 
@@ -43,7 +44,7 @@ class Manipulability:
     name: str = field(default="manipulability", metadata=dict(static=True))
 
     kind: ClassVar[Kind] = "ineq"
-    plan_type: ClassVar[type] = object
+    plan_type: ClassVar[type] = Grasp
     tolerance: ClassVar[float] = 1e-3
 
     def __post_init__(self):

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.constraints.collision import worst_of_body
+from diffopt.constraints.posture import frames_at
 from diffopt.plans import Grasp
 from diffopt.robots.bodies import Spheres
 from diffopt.robots.embodiment import Embodiment
@@ -47,6 +48,7 @@ class SelfCollision:
 
     kind: ClassVar[Kind] = "ineq"
     plan_type: ClassVar[type] = Grasp
+    looks_at_frames: ClassVar[bool] = True
 
     @property
     def tolerance(self) -> Any:
@@ -55,7 +57,7 @@ class SelfCollision:
     def residual(self, plan: Grasp, aux: Auxiliary, context: Any) -> Float[Array, "m"]:
         """`margin - distance` [m] of each outer sphere to the nearest inner one; satisfied when <= 0."""
         outer, inner, apart = self._sets()
-        frames = self.robot.frames(aux["joints"], plan.joints)
+        frames = frames_at(self.robot, plan, aux)
         a, b = outer.place(frames), inner.place(frames)
         keep, which = self._worst(outer, inner, apart, a, b)
         gap = a[:, keep] - b[:, which]
@@ -64,7 +66,7 @@ class SelfCollision:
     def jacobian(self, plan: Grasp, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m A"]]:
         """Residual and its derivative by the arm's joints."""
         outer, inner, apart = self._sets()
-        frames = self.robot.frames(aux["joints"], plan.joints)
+        frames = frames_at(self.robot, plan, aux)
         a, b = outer.place(frames), inner.place(frames)
         keep, which = self._worst(outer, inner, apart, a, b)
         a, b = a[:, keep], b[:, which]

@@ -23,6 +23,7 @@ from diffopt.constraints.base import (
     Realisable,
     Wraps,
 )
+from diffopt.constraints.posture import LooksAtFrames, with_frames
 from diffopt.constraints.soft import soft
 
 
@@ -171,10 +172,11 @@ class ConstraintSet:
     def report(self, plan: Any, aux: Auxiliary, context: Any) -> Report:
         """Violations of a plan, computed from the plan and its auxiliary unknowns alone."""
         violation, where, satisfied = {}, {}, jnp.asarray(True)
+        framed = with_frames(self, plan, aux)
         for constraint in self:
             if constraint.kind == "cost":
                 continue
-            residual = constraint.residual(plan, aux, context)
+            residual = constraint.residual(plan, framed if isinstance(constraint, LooksAtFrames) else aux, context)
             amount = jnp.abs(residual) if constraint.kind == "eq" else jnp.maximum(residual, 0)
             amount = jnp.where(jnp.isnan(amount), jnp.inf, amount)
             tolerance = jnp.broadcast_to(jnp.asarray(constraint.tolerance, amount.dtype), amount.shape)

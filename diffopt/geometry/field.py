@@ -105,7 +105,7 @@ class Field:
         return self._look_up(points)[0]
 
     def distance_and_gradient(self, points: Float[Array, "3 P"]) -> tuple[Float[Array, "P"], Float[Array, "3 P"]]:
-        """As `distance`, and its derivative by the points (not quite of length one)."""
+        """As `distance`, and its derivative by the points; not of length one close to the surface, where what was subtracted varies."""
         d, local = self._look_up(points)
         return d, jnp.stack([sum(self.rotation[i, j] * local[j] for j in range(3)) for i in range(3)])
 

@@ -40,7 +40,7 @@ def mesh_field(
       FileNotFoundError: there is no such file.
       ValueError: the mesh is not closed, or takes too many nodes.
     """
-    vertices, faces = source if isinstance(source, tuple) else _load(pathlib.Path(source))
+    vertices, faces = source if isinstance(source, tuple) else read_mesh(pathlib.Path(source))
     vertices = np.asarray(vertices, float) * scale
     try:
         triangles = closed(vertices, faces)
@@ -154,7 +154,8 @@ def depth_points(
     return local @ np.asarray(camera.rotation, float).T + np.asarray(camera.position, float)
 
 
-def _load(path: pathlib.Path) -> tuple[np.ndarray, Int[np.ndarray, "F 3"]]:
+def read_mesh(path: pathlib.Path) -> tuple[np.ndarray, Int[np.ndarray, "F 3"]]:
+    """Vertices and faces of a mesh file."""
     import trimesh
 
     if not path.exists():

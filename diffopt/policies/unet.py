@@ -8,7 +8,7 @@ see c = (embedded diffusion step, condition) through FiLM (Perez et al. 2018, ar
 with R the identity, or a linear map where the width changes. On the way up a block sees its input beside what the block of the same length
 gave on the way down. As published there is one block fewer up than down: the way up ends at full length with width d_1.
 
-Weights are laid out so that published ones map onto them one to one (`diffopt.policies.lerobot`). The network is written for one chunk;
+Weights are laid out so that published ones map onto them one to one (`diffopt.policies.published`). The network is written for one chunk;
 the condition and the step enter only small matrix products, so under `vmap` over samples of one observation their cost is paid once.
 """
 

@@ -32,6 +32,7 @@ from diffopt.constraints import (
     Realisable,
     Windowed,
 )
+from diffopt.constraints.posture import LooksAtFrames, with_frames
 from diffopt.paths import is_path
 from diffopt.policies.base import Policy
 from diffopt.solvers import (
@@ -281,7 +282,9 @@ class Correction:
 
     def _rows(self, kind, z, c) -> Float[Array, "m"]:
         plan, aux = self._plan(z, c)
-        rows = [jnp.ravel(scale(k, k.residual(plan, aux, self.policy.context))) for k in self._solved(kind)]
+        framed = with_frames(self._solved(kind), plan, aux)
+        auxes = [(k, framed if isinstance(k, LooksAtFrames) else aux) for k in self._solved(kind)]
+        rows = [jnp.ravel(scale(k, k.residual(plan, aux, self.policy.context))) for k, aux in auxes]
         return jnp.concatenate(rows)
 
     def _solved(self, kind) -> tuple[Constraint, ...]:
@@ -330,10 +333,11 @@ class Correction:
 
     def _linearize(self, z, args, only_cost: bool = False) -> tuple[Terms, Jacobian]:
         plan, rate, difference, piece = self._move(z, args)
-        parts, pieces = [], [piece]
+        parts, pieces, aux = [], [piece], _auxiliary(z)
+        framed = aux if only_cost else with_frames(self._solved("ineq"), plan, aux)
         for kind, values in (("cost", [difference]), ("eq", []), ("ineq", [])):
             for k in () if only_cost and kind != "cost" else self._solved(kind):
-                rows, more = by_joints(k, plan, rate, _auxiliary(z), self.policy.context)
+                rows, more = by_joints(k, plan, rate, framed if isinstance(k, LooksAtFrames) else aux, self.policy.context)
                 values.append(rows)
                 pieces += more
             parts.append(jnp.concatenate([jnp.zeros(0), *values]))

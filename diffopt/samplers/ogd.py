@@ -24,7 +24,9 @@ What makes this work on grasps (what each part is worth stands in docs/ogd.md):
     window     the last levels are the network's own: it makes a good plan of a feasible one, which the solver cannot
 
 The last step has s = 0, so the control has no authority there: the sampler ends with an explicit terminal correction, which is measured.
-Of several particles that end satisfied, the one with the least terminal correction is returned: it is the most its own network's.
+Of several particles that end satisfied, the one that is the most its own network's is returned: the one with the least terminal
+correction (`move`), or, where levels are solved to the end and that says little, the one that the network would move least itself,
+|D(alpha x_0, k) - x_0| at a fifth of the levels (`stay`, one more evaluation per particle).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffopt.constraints import ConstraintSet
+from diffopt.paths import is_path
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats
 from diffopt.samplers.correction import Correction, Tracks
@@ -46,6 +49,8 @@ from diffopt.solvers import RealTimeIteration, Solver
 
 Anchor = Literal["sampled", "zero"]
 Constrain = Literal["lookahead", "current", "next"]
+Merit = Literal["move", "stay"]
+STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
 
 @jax.tree_util.register_dataclass
@@ -58,12 +63,13 @@ class OGD:
       hard: multipliers (augmented Lagrangian) or the least-squares relaxation, whose answer is differentiable.
       every: a problem is solved at the levels that are multiples of it; 0 for none.
       window: shares of the levels, counted from the end, between which they are solved; below the second they are the network's own.
-      tighten: added to every margin, times sigma [m, rad].
+      tighten: added to every margin, times sigma [m, rad]; None for 0.1 where a plan is one configuration, and for 0 along a path, which
+        has to come as near to things as its prior does.
       tracks: starting points that are carried along the levels.
       last: how many are tried in the end.
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
-      particles: draws per plan, of which the best is returned.
+      particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
       most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
     """
@@ -73,13 +79,14 @@ class OGD:
     hard: bool = field(default=True, metadata=dict(static=True))
     every: int = field(default=3, metadata=dict(static=True))
     window: tuple[float, float] = field(default=(1.0, 0.3), metadata=dict(static=True))
-    tighten: float | Array = 0.1
+    tighten: float | Array | None = None
     tracks: int = field(default=1, metadata=dict(static=True))
     last: int = field(default=2, metadata=dict(static=True))
     search: int = field(default=2, metadata=dict(static=True))
     steps: int = field(default=2, metadata=dict(static=True))
     terminal: int = field(default=5, metadata=dict(static=True))
     particles: int = field(default=1, metadata=dict(static=True))
+    merit: Merit = field(default="move", metadata=dict(static=True))
     most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
 
@@ -88,6 +95,8 @@ class OGD:
             raise ValueError(f"anchor={self.anchor!r}; there are: sampled, zero")
         if self.constrain not in ("lookahead", "current", "next"):
             raise ValueError(f"constrain={self.constrain!r}; there are: lookahead, current, next")
+        if self.merit not in ("move", "stay"):
+            raise ValueError(f"merit={self.merit!r}; there are: move, stay")
         for name in ("particles", "tracks", "last", "steps", "terminal"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
@@ -101,12 +110,16 @@ class OGD:
             return self._draw(process, constraints, key, warm)
         keys = jax.random.split(key, self.particles)
         draws = jax.vmap(lambda key, warm: self._draw(process, constraints, key, warm))(keys, warm)
-        merit = jnp.where(draws.stats.acceptance > 0, 0.0, 1e3) + draws.stats.terminal_move
+        far, asked = draws.stats.terminal_move, 0
+        if self.merit == "stay":
+            k = max(1, round(STAY * process.count))
+            far, asked = jax.vmap(lambda x: jnp.linalg.norm(process.clean(process.alpha[k] * x, k) - x))(draws.x), self.particles
+        merit = jnp.where(draws.stats.acceptance > 0, 0.0, 1e3) + far
         best = jnp.argmin(jnp.where(jnp.isfinite(merit), merit, jnp.inf))
         chosen = jax.tree.map(lambda leaf: leaf[best], draws)
         total = replace(
             chosen.stats,
-            evaluations=jnp.sum(draws.stats.evaluations),
+            evaluations=jnp.sum(draws.stats.evaluations) + asked,
             iterations=jnp.sum(draws.stats.iterations),
             acceptance=jnp.mean(draws.stats.acceptance),
         )
@@ -171,7 +184,9 @@ class OGD:
         reference = anchored if self.constrain == "next" else clean
         if self.constrain == "lookahead":
             reference = process.clean(anchored, k - 1)
-        correction = replace(correction, constraints=correction.constraints.tightened(self.tighten * process.sigma[k]))
+        usual = 0.0 if is_path(process.policy.spec.plan_type) else 0.1
+        tighten = usual if self.tighten is None else self.tighten
+        correction = replace(correction, constraints=correction.constraints.tightened(tighten * process.sigma[k]))
         tracks = correction.start(reference, solver, tracks)
         weight = 1.0 if self.hard else gain / jnp.maximum(std, 0.1)
         corrected = correction(reference, tracks, solver, weight, steps=self.steps)

@@ -28,17 +28,19 @@ class Snap:
     Attributes:
       tracks: starting points.
       steps: Gauss-Newton steps, each with an update of the multipliers.
+      tighten: added to every margin, in its own units (m, rad).
     """
 
     tracks: int = field(default=4, metadata=dict(static=True))
     steps: int = field(default=16, metadata=dict(static=True))
+    tighten: float | Array = 0.0
 
     def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: None = None) -> Draw:
         x, energy = unconstrained(process, key)
         if not constraints:
             return Draw(x=x, aux={}, settled=jnp.asarray(True), stats=stats(evaluations=process.count, control_energy=energy), warm=None)
         solver = RealTimeIteration(penalty=100.0)
-        correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks)
+        correction = Correction(policy=process.policy, constraints=constraints.tightened(self.tighten), tracks=self.tracks)
         corrected = correction.settle(x, correction.start(x, solver), solver, steps=self.steps)
         return Draw(
             x=corrected.x,

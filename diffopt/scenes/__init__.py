@@ -3,6 +3,7 @@
 from diffopt.scenes import objects
 from diffopt.scenes.random import PRESETS, Difficulty, random_base, random_tabletop
 from diffopt.scenes.solids import GraspObject, Part, Solid
+from diffopt.scenes.surroundings import Surrounding
 from diffopt.scenes.tabletop import Scene, tabletop
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Part",
     "Scene",
     "Solid",
+    "Surrounding",
     "objects",
     "random_base",
     "random_tabletop",

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from diffopt.constraints import ConstraintSet, SceneCollision
+from diffopt.constraints import ConstraintSet, FieldCollision, SceneCollision
 from diffopt.geometry import Pose, Shapes, Target
 from diffopt.scenes.solids import GraspObject, Part
+from diffopt.scenes.surroundings import Surrounding
 
 if TYPE_CHECKING:
     import mujoco
@@ -38,6 +39,7 @@ class Scene:
     Attributes:
       table: a box [m], in the world frame.
       obstacles: convex primitives in the world frame.
+      surroundings: obstacles that are no primitives.
       object: what is to be grasped; None for none.
       placement: T_world_object.
       points: number of surface points that a policy is shown.
@@ -45,6 +47,7 @@ class Scene:
 
     table: Part = field(default=_TABLE)
     obstacles: tuple[Part, ...] = ()
+    surroundings: tuple[Surrounding, ...] = ()
     object: GraspObject | None = None
     placement: Pose = field(default_factory=Pose.identity)
     points: int = 1024
@@ -77,8 +80,10 @@ class Scene:
 
     @cached_property
     def constraints(self) -> ConstraintSet:
-        """`scene_collision`: the robot clear of table and obstacles, and its arm (but not its hand) of the object."""
-        return ConstraintSet.of(SceneCollision(shapes=self.shapes, arm_shapes=self.bound))
+        """`scene_collision`: the robot clear of table and obstacles, and its arm (but not its hand) of the object; and
+        `field_collision`: of the surroundings, if there are any."""
+        out = ConstraintSet.of(SceneCollision(shapes=self.shapes, arm_shapes=self.bound))
+        return out | FieldCollision(fields=tuple(s.field for s in self.surroundings)) if self.surroundings else out
 
     @cached_property
     def target(self) -> Target:
@@ -89,7 +94,8 @@ class Scene:
         return Target(points=jnp.asarray(points, jnp.float32), pose=self.placement)
 
     def add_to(self, spec: mujoco.MjSpec) -> None:
-        """Add table and obstacles (not the object) to a MuJoCo spec: geoms "table", "obstacle_0", ... fixed in the world."""
+        """Add table, obstacles and surroundings (not the object) to a MuJoCo spec: geoms "table", "obstacle_0", ..., and those of
+        "surrounding_0", ..., fixed in the world."""
         import mujoco
 
         kinds = dict(box="mjGEOM_BOX", cylinder="mjGEOM_CYLINDER", capsule="mjGEOM_CAPSULE", sphere="mjGEOM_SPHERE")
@@ -104,6 +110,8 @@ class Scene:
                 quat=quaternion.tolist(),
                 rgba=[0.75, 0.7, 0.62, 1.0] if name == "table" else [0.55, 0.6, 0.68, 1.0],
             )
+        for i, surrounding in enumerate(self.surroundings):
+            surrounding.add_to(spec, f"surrounding_{i}")
 
 
 def tabletop(
@@ -112,6 +120,7 @@ def tabletop(
     placement: Pose | None = None,
     objects: Sequence[GraspObject | tuple[GraspObject, Pose]] = (),
     obstacles: Sequence[Part] = (),
+    surroundings: Sequence[Surrounding] = (),
     table: tuple[float, float] = (0.75, 0.75),
     points: int = 1024,
 ) -> Scene:
@@ -122,6 +131,7 @@ def tabletop(
       placement: T_world_object; default standing over the origin on its first rest.
       objects: more objects, each with its T_world_object (or standing over the origin); they are obstacles and do not move.
       obstacles: convex primitives in the world frame.
+      surroundings: closed meshes, terrains and point clouds.
       table: half extents of its surface [m].
       points: number of surface points that a policy is shown.
     """
@@ -137,6 +147,7 @@ def tabletop(
     return Scene(
         table=replace(_TABLE, size=(*table, _TABLE.size[2])),
         obstacles=tuple(parts),
+        surroundings=tuple(surroundings),
         object=target,
         placement=Pose.identity() if placement is None else placement,
         points=points,

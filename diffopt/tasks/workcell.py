@@ -81,6 +81,7 @@ class Workcell:
         set_contact(spec, CONTACT, hand=TOOL)
         self.model: mujoco.MjModel = spec.compile()
         self.arm = None if robot is None else Arm.of(self.model, robot.arm, robot.hand, robot.tool)
+        self._robot_geoms, self._fixed_geoms = _sides(self.model)
         self.cameras = Cameras(self.model, CAMERAS, size) if render else None
         self.size = size
 
@@ -136,9 +137,24 @@ class Workcell:
             raise Unreachable(f"{self.robot.name!r} cannot reach {np.round(tool.position, 3)} at its base")
         return best
 
+    def hits(self, data: mujoco.MjData) -> bool:
+        """Whether the robot touches anything that stands fast in the scene."""
+        pairs = data.contact.geom[: data.ncon]
+        robot, fixed = self._robot_geoms[pairs], self._fixed_geoms[pairs]
+        return bool(np.any(robot[:, 0] & fixed[:, 1] | robot[:, 1] & fixed[:, 0]))
+
     def close(self) -> None:
         if self.cameras is not None:
             self.cameras.close()
+
+
+def _sides(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
+    """Which geoms belong to the robot (the tree that the gripper hangs in), and which to things that stand fast."""
+    root = model.body_rootid[model.body(TOOL).id]
+    body = model.geom_bodyid
+    robot = model.body_rootid[body] == root
+    fixed = ((model.body_weldid[body] == 0) | (model.body_mocapid[body] >= 0)) & ~robot
+    return robot, fixed
 
 
 def _look(tilt: float) -> Float[np.ndarray, "4"]:
@@ -166,6 +182,7 @@ class Episode:
       command: the last one of the gripper. joints: the last commanded posture of an arm [rad].
       held_back: largest amount by which velocity limits cut a joint command [rad]; missed: largest distance of a tool command from
         what the arm could be told [m].
+      hits: periods in which the robot touched something that stands fast.
     """
 
     cell: Workcell
@@ -175,6 +192,7 @@ class Episode:
     joints: Float[np.ndarray, "A"] | None = None
     held_back: float = 0.0
     missed: float = 0.0
+    hits: int = 0
 
     @property
     def time(self) -> float:
@@ -236,6 +254,7 @@ class Episode:
             most = np.asarray(cell.robot.velocity, float) * PERIOD
             step = np.clip(goal - start, -most, most)
             self.held_back = max(self.held_back, float(np.abs(goal - start - step).max()))
+        touched = False
         for k in range(1, STEPS + 1):
             share = k / STEPS
             data.ctrl[cell.finger_servo] = last.opening + share * (grip - last.opening)
@@ -244,7 +263,9 @@ class Episode:
             else:
                 data.ctrl[arm.servos] = start + share * step
             mujoco.mj_step(cell.model, data)
+            touched = touched or cell.hits(data)
         mujoco.mj_forward(cell.model, data)
+        self.hits += touched
         self.joints = None if start is None else start + step
         self.command = replace(command, opening=grip)
 

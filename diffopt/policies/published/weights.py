@@ -18,7 +18,7 @@ from flax import nnx
 Arrays = dict[str, np.ndarray]
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
-UNET: Rules = (  # our paths, and the keys of LeRobot and of Diffusion Policy
+UNET: Rules = (  # our paths, and the keys of LeRobot
     (r"step/inner", "diffusion_step_encoder.1"),
     (r"step/outer", "diffusion_step_encoder.3"),
     (r"last/conv", "final_conv.0.block.0"),
@@ -56,6 +56,12 @@ _LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running
 def unet_key(path: str) -> str:
     """The key under `unet.` of a leaf of a `ConditionalUnet1D`."""
     return _key(path, UNET, BLOCK)
+
+
+def diffusion_policy_key(path: str) -> str:
+    """The key of the same leaf in the UNet of Diffusion Policy's own checkpoints, under `model.` there."""
+    key = re.sub(r"conv([12])\.block", lambda match: f"blocks.{int(match[1]) - 1}.block", unet_key(path))
+    return re.sub(r"^((?:down|up)_modules\.\d+\.2)\.", r"\1.conv.", key)
 
 
 def resnet_key(path: str) -> str:

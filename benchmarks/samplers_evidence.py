@@ -1,0 +1,195 @@
+"""Writes the tables and plots of docs/samplers.md from the results on reach problems: `python -m benchmarks.samplers_evidence [--check]`.
+
+It reads what `python -m experiments.compare` wrote, kept as `benchmarks/results/reach-{one,matched,distance}-cpu2.json`; a file that is not
+there leaves its part out. Plots: success against time, success against distance to the posterior, success against feasible share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffopt.samplers.registry import cards
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, RESULTS, PLOTS = ROOT / "docs" / "samplers.md", ROOT / "benchmarks" / "results", ROOT / "docs" / "samplers"
+BEGIN, END = "<!-- evidence: python -m benchmarks.samplers_evidence -->", "<!-- end of evidence -->"
+DIALS = ("50", "10", "1", "0.1")
+SHOWN = {"ogd", "ogd_particles", "snap", "direct", "clean_projection", "ddim"}  # with a name in the plots
+
+
+def results(kind: str) -> dict[str, Any] | None:
+    """One file of results."""
+    path = RESULTS / f"reach-{kind}-cpu2.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def by_method(summary: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Entries by method and dial, methods in the order of their mean success (or, for distances, of their mean ratio)."""
+    out: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for entry in summary:
+        out.setdefault(entry["method"], {})[entry["dial"]] = entry
+    merit = "success" if "success" in summary[0] else "plans"
+    return dict(sorted(out.items(), key=lambda item: -sum(e[merit] for e in item[1].values()) / len(item[1])))
+
+
+def success_table(body: Mapping[str, Any]) -> str:
+    """Success by method and dial, with intervals, and which differ from the default's."""
+    config = body["config"]
+    entries = by_method(body["summary"])
+    dials = [d for d in DIALS if any(d in row for row in entries.values())]
+    head = "| method | options | draws | " + " | ".join(f"{d} %" for d in dials) + " | ms a plan |\n" + "|---" * (len(dials) + 4) + "|\n"
+    lines = []
+    for name, row in entries.items():
+        first = next(iter(row.values()))
+        cells = []
+        for dial in dials:
+            entry = row.get(dial)
+            if entry is None:
+                cells.append("")
+                continue
+            mark = "" if entry.get("p") is None or entry["p"] >= 0.01 else " *"
+            cells.append(f"{100 * entry['success']:.1f} [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]{mark}")
+        ms = "" if first.get("ms") is None else f"{first['ms']:.2f}"
+        lines.append(f"| `{name}` | {main_option(first)} | {first['rounds']} | " + " | ".join(cells) + f" | {ms} |")
+    note = (
+        f"\n\n{config['instances']} instances x {config['keys']} keys a cell, seed {config['seed']}; in brackets Wilson's 95 % interval; "
+        f"* differs from `{config['default']}` with p < 0.01 (exact McNemar test on the same trials). {made(body)}\n"
+    )
+    return head + "\n".join(lines) + note
+
+
+def main_option(entry: Mapping[str, Any]) -> str:
+    """The main option of a method as it stood, for the table."""
+    for card in cards().values():
+        if card.strength is not None and entry["method"].startswith(card.name):
+            for part in entry["options"].split(", "):
+                if part.startswith(card.strength[0] + "="):
+                    return part
+    return ""
+
+
+def distance_table(body: Mapping[str, Any]) -> str:
+    """Energy distance to exact draws over that of as many exact draws."""
+    entries = by_method(body["summary"])
+    dials = [d for d in DIALS if any(d in row for row in entries.values())]
+    head = "| method | " + " | ".join(f"{d} %" for d in dials) + " |\n" + "|---" * (len(dials) + 1) + "|\n"
+    lines = []
+    for name, row in entries.items():
+        cells = [f"{row[d]['ratio']:.2f} ({row[d]['plans']:.0f})" if d in row else "too few" for d in dials]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return head + "\n".join(lines) + f"\n\nIn brackets: successful plans of {body['config']['chunk']} draws. {made(body)}\n"
+
+
+def made(body: Mapping[str, Any]) -> str:
+    p = body["provenance"]
+    return f"diffopt {p['diffopt']}, jax {p['jax']}, MuJoCo {p['mujoco']}, {p['cores']} cores of a CPU."
+
+
+def section() -> str:
+    """The text between the marks."""
+    parts = []
+    one, matched, far = results("one"), results("matched"), results("distance")
+    if one:
+        parts.append("One plan drawn per trial:\n\n" + success_table(one))
+        parts.append("![Success against time](samplers/time.png) ![Success against feasible share](samplers/share.png)\n")
+    if matched:
+        text = "The same clock for all: what a method finds infeasible or off the prior is drawn again while the default's time lasts:"
+        parts.append(text + "\n\n" + success_table(matched))
+    if far:
+        text = "Distance to the exact posterior, as a multiple of that of as many exact draws (energy distance, one instance at a time):"
+        parts.append(text + "\n\n" + distance_table(far))
+        if one:
+            parts.append("![Success against distance](samplers/distance.png)\n")
+    return "\n".join(parts)
+
+
+def plot(kind: str, draw: Any, x: str, y: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 3.4), dpi=110)
+    draw(axes)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    PLOTS.mkdir(exist_ok=True)
+    figure.savefig(PLOTS / f"{kind}.png", metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def points(pairs: Mapping[str, tuple[float, float]], log: bool) -> Any:
+    """Named points, and the front of those that no other beats in both."""
+
+    def draw(axes: Any) -> None:
+        if log:
+            axes.set_xscale("log")
+        best = -1.0
+        front = []
+        for _, (x, y) in sorted(pairs.items(), key=lambda item: item[1][0]):
+            if y > best:
+                best = y
+                front.append((x, y))
+        axes.step(*zip(*front, strict=True), where="post", color="0.6", linewidth=1)
+        for name, (x, y) in pairs.items():
+            axes.plot(x, y, "o", markersize=4, color="C3" if name.startswith("ogd") else "C0")
+            axes.annotate(name, (x, y), fontsize=6, xytext=(3, 2), textcoords="offset points")
+
+    return draw
+
+
+def plots() -> None:
+    """The three plots, of what there is."""
+    one, far = results("one"), results("distance")
+    if not one:
+        return
+    hard = {e["method"]: e for e in one["summary"] if e["dial"] == "1"}
+    timed = {name: (e["ms"], 100 * e["success"]) for name, e in hard.items() if e.get("ms")}
+    if timed:
+        plot("time", points(timed, True), "ms a plan", "success %, feasible share 1 %")
+
+    def curves(axes: Any) -> None:
+        for name, row in by_method(one["summary"]).items():
+            dials = [d for d in DIALS if d in row]
+            style = {"linewidth": 2, "label": name} if name in SHOWN else {"linewidth": 0.6, "color": "0.75"}
+            axes.plot([float(d) for d in dials], [100 * row[d]["success"] for d in dials], marker=".", **style)
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.legend(fontsize=6)
+
+    plot("share", curves, "feasible share of the prior %", "success %")
+    if far:
+        ratio = {e["method"]: e["ratio"] for e in far["summary"] if e["dial"] == "1"}
+        both = {name: (ratio[name], 100 * e["success"]) for name, e in hard.items() if name in ratio}
+        if both:
+            plot("distance", points(both, False), "distance to the posterior / that of exact draws", "success %, feasible share 1 %")
+
+
+def page(text: str) -> str:
+    """The page with fresh tables."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{section()}{END}{rest.split(END)[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
+    check = parser.parse_args().check
+    text = PAGE.read_text(encoding="utf-8")
+    fresh = page(text)
+    if check and fresh != text:
+        sys.exit(f"docs/{PAGE.name} is out of date; run: python -m benchmarks.samplers_evidence")
+    if not check:
+        PAGE.write_text(fresh, encoding="utf-8")
+        plots()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Every sampler on problems whose prior has a known density: `python -m experiments.compare problem=reach method=all dial=all`.
+
+The feasible share of the prior (50, 10, 1, 0.1 %) is a dial, and every instance is known to be solvable: an oracle has found draws of the
+prior that are feasible. So the attainable bound is 100 %. A cell is one method at one dial: success by an
+independent judge, with intervals, and tested against the default on the same trials. `budget=matched` lets every method draw again what
+failed by its own account, for as long as the default takes; `distance=true` measures how far plans are from the exact posterior.
+Rows go to the output folder, which is resumed if it holds the same configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import hydra
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+import diffopt
+from diffopt.evaluation.posteriors import Reference, energy_distance
+from diffopt.evaluation.reach_problems import SHARES
+from diffopt.evaluation.report import open_results, provenance, table
+from diffopt.evaluation.statistics import mcnemar, paired_bootstrap, wilson
+from diffopt.samplers import Sampler
+from experiments import comparing
+from experiments.benches import PROBLEMS, Bench, bench
+from experiments.comparing import Trial
+from experiments.reach_screen import screen
+
+COLUMNS = {
+    "method": "method",
+    "dial": "dial %",
+    "success_text": "success % [95 %]",
+    "feasible": "feasible",
+    "on_prior": "on the prior",
+    "p": "p, McNemar",
+    "gain_text": "default's gain [95 %]",
+    "rounds": "rounds",
+    "evaluations": "evaluations",
+    "ms": "ms a plan",
+}
+DISTANCE_COLUMNS = {"method": "method", "dial": "dial %", "plans": "plans", "distance": "distance", "exact": "exact draws"}
+DISTANCE_COLUMNS |= {"ratio": "ratio"}
+EXACT, NEAR = 512, 4  # exact draws of a posterior; instances per dial whose posterior is drawn
+TUNING: dict[str, Any] = {"dials": ["1", "10"], "instances": 4, "keys": 8, "seed": 7}
+GROWING = ("method", "dial", "methods", "do")  # settings under which a folder of results may grow
+
+
+def listed(config: Mapping[str, Any], key: str, there: list[str]) -> list[str]:
+    """The names asked for under a key; a ValueError lists what there is."""
+    value = config[key]
+    names = there if value == "all" else [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
+    for name in names:
+        if name not in there:
+            raise ValueError(f"{key}={name!r}; there are: {', '.join(there)}, all")
+    return names
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse values that make no sense, before any work."""
+    for name in ("instances", "keys", "chunk"):
+        if not (isinstance(config[name], int) and config[name] >= 1):
+            raise ValueError(f"{name}={config[name]!r}; expected a whole number of at least 1")
+    for name, there in (("budget", ("one", "matched")), ("do", ("compare", "tune", "time", "screen"))):
+        if config[name] not in there:
+            raise ValueError(f"{name}={config[name]!r}; there are: {', '.join(there)}")
+    if config["problem"] not in PROBLEMS:
+        raise ValueError(f"problem={config['problem']!r}; there are: {', '.join(PROBLEMS)}")
+    if config["default"] not in config["methods"]:
+        raise ValueError(f"default={config['default']!r}; there are: {', '.join(config['methods'])}")
+
+
+def samplers(config: Mapping[str, Any], names: list[str]) -> dict[str, Sampler]:
+    """The samplers of some methods, tuned if asked for."""
+    tuned = comparing.read(comparing.kept("tuned", config["problem"]), "values") if config["tuned"] else {}
+    return {name: comparing.method(config["methods"][name], tuned) for name in names}
+
+
+def methods(config: Mapping[str, Any], place: Bench) -> list[str]:
+    """The methods asked for, without those that need what there is not here."""
+    there = [
+        name
+        for name, entry in config["methods"].items()
+        if "joints" not in diffopt.samplers.describe(entry["name"]).needs or "joints" in place.needs
+    ]
+    return listed(config, "method", there)
+
+
+def rounds(config: Mapping[str, Any], name: str, ms: Mapping[str, float]) -> int:
+    """How many draws a method has: one, or as many as fit into the default's time, rounded in its favour."""
+    if config["budget"] == "one" or name == config["default"]:
+        return 1
+    missing = [n for n in (name, config["default"]) if n not in ms]
+    if missing:
+        raise ValueError(f"no time is known for {missing[0]!r}: first python -m experiments.compare do=time method=[...]")
+    return max(1, math.ceil(ms[config["default"]] / ms[name]))
+
+
+def compare(config: dict[str, Any], output: str, console: Console) -> list[dict[str, Any]]:
+    """All cells that are not there yet; returns the summary."""
+    place = bench(config["problem"], config["hold"])
+    names, dials = methods(config, place), listed(config, "dial", list(SHARES))
+    made = samplers(config, names)
+    results = open_results(output, {k: v for k, v in config.items() if k not in GROWING})
+    ms = comparing.read(comparing.kept("times", config["problem"]), "ms")
+    for dial in dials:
+        wanted = comparing.trials(dial, place.instances(dial, config["instances"]), config["keys"], config["seed"])
+        for name in names:
+            key = f"{name}/{dial}"
+            if results.done(key):
+                continue
+            draws = rounds(config, name, ms)
+            outcome = comparing.retried(place, made[name], wanted, config["chunk"], draws)
+            row = {
+                "method": name,
+                "dial": dial,
+                "options": comparing.described(made[name]),
+                "rounds": draws,
+                "success": _bits(outcome.success),
+                "feasible": float(outcome.feasible.mean()),
+                "on_prior": float(outcome.on_prior.mean()),
+                "claimed_wrongly": int(np.sum(outcome.claimed & ~outcome.feasible)),
+                "evaluations": float(outcome.evaluations.mean()),
+                "energy": float(outcome.energy.mean()),
+                "terminal_move": float(outcome.terminal_move.mean()),
+                "spread": spread(outcome.vectors[outcome.success]),
+            }
+            results.append(key, row)
+            console.print(f"{key}: {100 * outcome.success.mean():.1f} %")
+    summary = summarise(results.rows(), config, ms)
+    results.finish(summary, config["seed"])
+    title = f"{config['problem']}, {config['instances']} instances x {config['keys']} keys a cell, bound 100 %"
+    console.print(table(title, COLUMNS, summary))
+    console.print(f"results: {results.path}")
+    return summary
+
+
+def summarise(rows: list[dict[str, Any]], config: Mapping[str, Any], ms: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Rates with intervals, and tests against the default on the same trials."""
+    out = []
+    for row in rows:
+        success = _unbits(row["success"])
+        rate = wilson(int(success.sum()), len(success))
+        entry = {k: v for k, v in row.items() if k not in ("success", "key")}
+        entry |= {"success": rate.estimate, "low": rate.low, "high": rate.high, "trials": rate.n, "success_text": str(rate)}
+        entry |= {"ms": ms.get(row["method"]), "p": None, "gain_text": ""}
+        default = next((r for r in rows if r["method"] == config["default"] and r["dial"] == row["dial"]), None)
+        if default is not None and row["method"] != config["default"]:
+            ours = _unbits(default["success"])
+            groups = np.arange(len(ours)) % config["instances"]
+            gain = paired_bootstrap(ours, success, groups)
+            entry |= {"p": mcnemar(ours, success).p_value, "gain": gain.estimate, "gain_text": str(gain)}
+        out.append(entry)
+    return sorted(out, key=lambda e: (-float(e["dial"]), -e["success"]))
+
+
+def spread(x: np.ndarray) -> float | None:
+    """Mean distance of plans from each other, in the object's frame and normalised coordinates."""
+    from scipy.spatial.distance import pdist
+
+    return float(pdist(x).mean()) if len(x) > 1 else None
+
+
+def distances(config: dict[str, Any], output: str, console: Console) -> list[dict[str, Any]]:
+    """Energy distances to exact draws of the posterior, beside that of as many exact draws; instance by instance.
+
+    With pairs of a plan with itself counted in, so that an exact sampler has a distance too: about (1/n + 1/m) E|X - X'|.
+    """
+    place = bench(config["problem"], config["hold"])
+    names, dials = methods(config, place), listed(config, "dial", [d for d in SHARES if d != "0.1"])
+    made = samplers(config, names)
+    results = open_results(output, {k: v for k, v in config.items() if k not in GROWING})
+    n = config["chunk"]
+    for dial in dials:
+        for number in place.instances(dial, NEAR):
+            waiting = [name for name in names if not results.done(f"{name}/{dial}/{number}")]
+            if not waiting:
+                continue
+            exact = place.exact(dial, number, EXACT + n)
+            reference = Reference.of(exact[n:])
+            for name in waiting:
+                wanted = [Trial(dial=dial, number=number, key=1000 * config["seed"] + k) for k in range(n)]
+                outcome = comparing.run(place, made[name], wanted, n)
+                x = outcome.vectors[outcome.success]
+                row = {"method": name, "dial": dial, "number": number, "plans": len(x), "distance": None, "exact": None}
+                if len(x) >= n // 4:
+                    row |= {"distance": _biased(x, reference), "exact": _biased(exact[: len(x)], reference)}
+                results.append(f"{name}/{dial}/{number}", row)
+    summary = []
+    for dial in dials:
+        for name in dict.fromkeys(row["method"] for row in results.rows()):
+            rows = [r for r in results.rows() if r["method"] == name and r["dial"] == dial and r["distance"] is not None]
+            if rows:
+                entry = {k: float(np.mean([r[k] for r in rows])) for k in ("plans", "distance", "exact")}
+                summary.append({"method": name, "dial": dial, **entry, "ratio": entry["distance"] / entry["exact"]})
+    results.finish(summary, config["seed"])
+    console.print(table(f"{n} draws on {NEAR} instances a dial", DISTANCE_COLUMNS, summary))
+    return summary
+
+
+def _biased(x: np.ndarray, reference: Reference) -> float:
+    """The energy distance with pairs of a point with itself counted in."""
+    from scipy.spatial.distance import pdist
+
+    unbiased = energy_distance(x, reference, resamples=1).estimate
+    return unbiased + float(pdist(x).mean()) / len(x) + reference.among / len(reference.points)
+
+
+def time_methods(config: dict[str, Any], console: Console) -> None:
+    """Milliseconds a plan of the methods asked for, into `configs/compare/times-<problem>.json`."""
+    place = bench(config["problem"], config["hold"])
+    path, number = comparing.kept("times", config["problem"]), min(config["chunk"], config["instances"])
+    block = comparing.trials("1", place.instances("1", number), -(-config["chunk"] // number), config["seed"])[: config["chunk"]]
+    for name, sampler in samplers(config, methods(config, place)).items():
+        spent, compiled = comparing.seconds(place, sampler, block)
+        ms, compile_s = comparing.read(path, "ms"), comparing.read(path, "compile_s")
+        body = {
+            "ms": ms | {name: round(1e3 * spent, 4)},
+            "compile_s": compile_s | {name: round(compiled, 1)},
+            "chunk": config["chunk"],
+            "provenance": provenance(),
+        }
+        path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        console.print(f"{name}: {1e3 * spent:.2f} ms a plan, compiled in {compiled:.0f} s")
+
+
+def tune(config: dict[str, Any], console: Console) -> None:
+    """The best of the card's five values of every method's main option on validation instances, into `tuned-<problem>.json`."""
+    place = bench(config["problem"], config["hold"])
+    path = comparing.kept("tuned", config["problem"])
+    for name in dict.fromkeys(config["methods"][m]["name"] for m in methods(config, place)):
+        card = diffopt.samplers.describe(name)
+        if card.strength is None or name == "rejection":  # more draws are always better, and cost more
+            continue
+        tried = {}
+        for value in card.strength[1]:
+            sampler = diffopt.samplers.load(name, **{card.strength[0]: value})
+            rates = []
+            for dial in TUNING["dials"]:
+                numbers = place.instances(dial, TUNING["instances"], validation=True)
+                wanted = comparing.trials(dial, numbers, TUNING["keys"], TUNING["seed"])
+                rates.append(comparing.run(place, sampler, wanted, config["chunk"]).success.mean())
+            tried[value] = float(np.mean(rates))
+        values, success = comparing.read(path, "values"), comparing.read(path, "success")
+        body = {
+            "values": values | {name: max(tried, key=tried.__getitem__)},
+            "success": success | {name: {f"{value:g}": round(rate, 4) for value, rate in tried.items()}},
+            "tuning": TUNING,
+            "provenance": provenance(),
+        }
+        path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        console.print(f"{name}, {card.strength[0]}: " + ", ".join(f"{value:g} -> {rate:.3f}" for value, rate in tried.items()))
+
+
+def _bits(values: np.ndarray) -> str:
+    return "".join("1" if v else "0" for v in values)
+
+
+def _unbits(text: str) -> np.ndarray:
+    return np.array([c == "1" for c in text])
+
+
+@hydra.main(version_base=None, config_path="../configs/compare", config_name="compare")
+def main(cfg: DictConfig) -> None:
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    config: dict[str, Any] = {str(k): v for k, v in values.items()}
+    output = config.pop("output")
+    console = Console(width=170)
+    try:
+        check(config)
+        if config["do"] == "tune":
+            tune(config, console)
+        elif config["do"] == "time":
+            time_methods(config, console)
+        elif config["do"] == "screen":
+            screen(config["instances"], console)
+        else:
+            (distances if config["distance"] else compare)(config, output, console)
+    except (FileExistsError, KeyError, TypeError, ValueError) as error:
+        sys.exit(f"error: {error.args[0] if error.args else error}")
+
+
+if __name__ == "__main__":
+    main()
