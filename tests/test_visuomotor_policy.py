@@ -1,5 +1,6 @@
 """Visuomotor policies: training learns, what is saved is what is loaded, chunks come out in the world, and the loop closes."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -22,7 +23,7 @@ SMALL = VisuomotorConfig(
     horizon=4,
     network=dict(channels=4, points=4, width=16, features=8, widths=(8,), embedding=8),
     eyes=Stage(steps=80, batch=16, learning_rate=3e-3, warmup=10, ema=0.9),
-    chunks=Stage(steps=40, batch=16, warmup=10, ema=0.9),
+    chunks=Stage(steps=120, batch=16, learning_rate=3e-3, warmup=10, ema=0.9),
     held_out=1,
 )
 SIZE = 16
@@ -54,10 +55,16 @@ def demonstrations_of_a_square(episodes: int = 6, length: int = 12) -> Demonstra
 def trained(tmp_path_factory):
     folder, seen = tmp_path_factory.mktemp("training"), []
     data = demonstrations_of_a_square()
-    half = replace(SMALL, chunks=replace(SMALL.chunks, steps=20))
-    first, _ = train(data, half, folder, lambda *row: seen.append(row), name="square")
-    policy, steps = train(data, SMALL, folder, lambda *row: seen.append(row), name="square")  # goes on from there
-    return data, first, policy, steps, [row[:3] for row in seen]
+
+    def report(*row):
+        seen.append(row[:3])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, SMALL, folder, report, name="square")
+    policy, steps = train(data, SMALL, folder, report, name="square")  # goes on from there
+    return data, policy, steps, seen
 
 
 def view_of(data: Demonstrations, i: int = 5) -> Observation:
@@ -70,12 +77,11 @@ def view_of(data: Demonstrations, i: int = 5) -> Observation:
 
 
 def test_training_learns_and_resumes(trained):
-    _, first, policy, steps, reports = trained
-    assert steps == 40
-    assert [row[:2] for row in reports] == [("eyes", 80), ("chunks", 20), ("chunks", 40)]  # nothing is done twice
+    *_, steps, reports = trained
+    assert steps == 120
+    assert [row[:2] for row in reports] == [("eyes", 80), ("chunks", 100), ("chunks", 120)]  # nothing is done twice
     assert reports[0][2] < 1.0  # two mean squares of normalised numbers: the means alone achieve about 2
-    a, b = (jax.tree.leaves(p.denoiser.weights) for p in (first, policy))
-    assert not all(np.allclose(x, y) for x, y in zip(a, b, strict=True))
+    assert reports[2][2] < 0.9  # the mean square of the target: 1 when nothing is learnt
 
 
 def test_windows_end_with_their_episode():
@@ -89,7 +95,7 @@ def test_windows_end_with_their_episode():
 
 
 def test_chunks_are_tool_paths_in_the_world(trained):
-    data, _, policy, *_ = trained
+    data, policy, *_ = trained
     result = diffopt.sample(policy.given(view_of(data)), n=3, key=0, sampler="ddim", levels=4, eta=0.0)
     assert isinstance(result.plans, ToolPath)
     assert result.plans.position.shape == (3, 4, 3) and result.plans.joints.shape == (3, 4, 1)
@@ -101,7 +107,7 @@ def test_chunks_are_tool_paths_in_the_world(trained):
 
 
 def test_what_is_saved_is_what_is_loaded(trained, tmp_path):
-    data, _, policy, *_ = trained
+    data, policy, *_ = trained
     checkpoint.save(policy, tmp_path / "square", dict(data="a square"))
     loaded = diffopt.policies.load(tmp_path / "square.json")
     assert (loaded.name, loaded.spec, loaded.schedule, loaded.support) == (
@@ -118,7 +124,7 @@ def test_what_is_saved_is_what_is_loaded(trained, tmp_path):
 
 
 def test_other_observations_are_refused(trained):
-    data, _, policy, *_ = trained
+    data, policy, *_ = trained
     with pytest.raises(TypeError, match="Observation"):
         policy.given(diffopt.geometry.Target(points=np.zeros((4, 3)), pose=Pose.identity()))
     with pytest.raises(ValueError, match=r"\(2, 2, 16, 16, 3\).*\(1, 2, 16, 16, 3\)"):
@@ -136,6 +142,26 @@ def test_demonstrations_are_kept_and_resumed(tmp_path):
     assert (np.linalg.norm(np.diff(data.goal_position, axis=0), axis=1)[np.diff(data.episode) == 0] < 0.06).all()
     with pytest.raises(FileNotFoundError, match=r"experiments\.demonstrate"):
         demonstrations.load(tmp_path / "nothing")
+
+
+def test_a_demonstration_that_begins_astray_comes_back():
+    cell = Workcell(visuomotor.load("pick-place"), render=False)
+    data = demonstrations.demonstrate(cell, 1, Noise(astray=1.0))
+    assert data is not None
+    block = data.landmarks[0, 0]
+    tip = data.position[0] + 0.1 * data.rotation[0][:, 2]
+    assert np.linalg.norm(tip[:2] - block[:2]) < 0.08 and tip[2] < 0.12
+    assert data.joints[0, 0] < 0.02 and data.goal_joints[0, 0] == pytest.approx(0.04)
+
+
+def test_cards_take_notes(trained, tmp_path):
+    _, policy, *_ = trained
+    checkpoint.save(policy, tmp_path / "square", dict(test=1))
+    checkpoint.annotate(tmp_path / "square.json", dict(test=2, more=3))
+    assert diffopt.policies.load(tmp_path / "square.json").name == policy.name
+    assert json.loads((tmp_path / "square.json").read_text())["test"] == 2
+    with pytest.raises(ValueError, match="policy"):
+        checkpoint.annotate(tmp_path / "square.json", dict(policy={}))
 
 
 def test_the_loop_closes():

@@ -9,7 +9,7 @@ from diffopt.physics.render import NoOpenGL
 from diffopt.robots import embodiments
 from diffopt.tasks import visuomotor
 from diffopt.tasks.gripper import OPEN, between, downward, pinching, rotvec, turn
-from diffopt.tasks.script import Command, Progress, advance
+from diffopt.tasks.script import Command, Progress, Waypoint, advance
 from diffopt.tasks.workcell import Unreachable, Workcell, observation
 
 NAMES = visuomotor.available()
@@ -96,6 +96,20 @@ def test_the_floating_gripper_goes_where_it_is_told(cells):
     assert np.linalg.norm(episode.tool.position - goal.position) < 1e-4
     assert np.linalg.norm(rotvec(episode.tool.rotation @ goal.rotation.T)) < 1e-3
     assert episode.moment().opening == pytest.approx(0.02, abs=1e-3)
+
+
+def test_a_script_goes_back_when_nothing_is_held():
+    here, there = (pinching(np.array([x, 0.0, 0.2]), downward(0.0)) for x in (0.0, 0.1))
+    points = (
+        Waypoint(target=lambda _: here, opening=OPEN),
+        Waypoint(target=lambda _: there, opening=0.0, check=lambda held: held),
+    )
+    last = Command(pose=here, opening=0.0)
+    on, _ = advance(points, Progress(index=1), last, True)
+    again, progress = advance(points, Progress(index=1), last, False)
+    assert on.opening == 0.0 and on.pose.position[0] > here.position[0]
+    assert again.opening == OPEN and progress.index == 1  # the first is reached at once
+    np.testing.assert_allclose(again.pose.position, here.position, atol=1e-12)
 
 
 def test_rotation_vectors_and_ways_between_poses():

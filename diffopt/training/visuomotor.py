@@ -327,9 +327,9 @@ def fit(
         if not np.isfinite(float(loss)):
             raise FloatingPointError(f"the loss is {float(loss)} at step {step}; the last checkpoint is intact")
         if step % every < stage.block or step >= stage.steps:
-            report(step, float(loss), float(check(state.average, data[1], key)), time.perf_counter() - began)
             if file is not None:
                 store(state, file)
+            report(step, float(loss), float(check(state.average, data[1], key)), time.perf_counter() - began)
     if file is not None:
         store(state, file)
     return state.average, int(state.step)
