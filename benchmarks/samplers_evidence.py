@@ -96,16 +96,21 @@ def section() -> str:
     one, matched, far = results("one"), results("matched"), results("distance")
     if one:
         parts.append("One plan drawn per trial:\n\n" + success_table(one))
-        parts.append("![Success against time](samplers/time.png) ![Success against feasible share](samplers/share.png)\n")
+        parts += pictures("time", "share")
     if matched:
         text = "The same clock for all: what a method finds infeasible or off the prior is drawn again while the default's time lasts:"
         parts.append(text + "\n\n" + success_table(matched))
     if far:
         text = "Distance to the exact posterior, as a multiple of that of as many exact draws (energy distance, one instance at a time):"
         parts.append(text + "\n\n" + distance_table(far))
-        if one:
-            parts.append("![Success against distance](samplers/distance.png)\n")
+        parts += pictures("distance")
     return "\n".join(parts)
+
+
+def pictures(*kinds: str) -> list[str]:
+    """Links to the plots that there are."""
+    there = [kind for kind in kinds if (PLOTS / f"{kind}.png").exists()]
+    return [" ".join(f"![Success against {kind}](samplers/{kind}.png)" for kind in there) + "\n"] if there else []
 
 
 def plot(kind: str, draw: Any, x: str, y: str) -> None:
@@ -164,7 +169,8 @@ def plots() -> None:
         axes.invert_xaxis()
         axes.legend(fontsize=6)
 
-    plot("share", curves, "feasible share of the prior %", "success %")
+    if len({e["dial"] for e in one["summary"]}) > 1:
+        plot("share", curves, "feasible share of the prior %", "success %")
     if far:
         ratio = {e["method"]: e["ratio"] for e in far["summary"] if e["dial"] == "1"}
         both = {name: (ratio[name], 100 * e["success"]) for name, e in hard.items() if name in ratio}
@@ -187,8 +193,8 @@ def main() -> None:
     if check and fresh != text:
         sys.exit(f"docs/{PAGE.name} is out of date; run: python -m benchmarks.samplers_evidence")
     if not check:
-        PAGE.write_text(fresh, encoding="utf-8")
         plots()
+        PAGE.write_text(page(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

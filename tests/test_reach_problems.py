@@ -80,7 +80,7 @@ def test_instances_are_of_one_structure_and_made_by_their_numbers():
     first, again, other = (reach_problem(robot, n) for n in (3, 3, 4))
     assert len(first.scene.obstacles) == OBSTACLES
     a, b, c = (jax.tree.leaves(p.constraints) for p in (first, again, other))
-    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True)) and [x.shape for x in a] == [x.shape for x in c]
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True)) and [np.shape(x) for x in a] == [np.shape(x) for x in c]
     assert jax.tree.structure(first.constraints) == jax.tree.structure(other.constraints)
 
 
