@@ -27,6 +27,7 @@ test-gpu: $(VENV)/.ready-dev
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 $(VENV)/.ready: requirements.txt pyproject.toml

@@ -244,7 +244,9 @@ def main() -> None:
             rows.append(dict(robot=name) | measure(name, robot, obstacles(n), options))
     if options.json:
         before = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
-        kept = [row for row in before if row["robot"] not in options.robots]  # one robot after the other may be measured
+        kept = [
+            row for row in before if row["robot"] not in options.robots
+        ]  # one robot after the other may be measured
         options.json.write_text(json.dumps(dict(about=about, rows=kept + rows), indent=2) + "\n")
 
 

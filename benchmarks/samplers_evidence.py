@@ -42,7 +42,13 @@ def success_table(body: Mapping[str, Any]) -> str:
     config = body["config"]
     entries = by_method(body["summary"])
     dials = [d for d in DIALS if any(d in row for row in entries.values())]
-    head = "| method | options | draws | " + " | ".join(f"{d} %" for d in dials) + " | ms a plan |\n" + "|---" * (len(dials) + 4) + "|\n"
+    head = (
+        "| method | options | draws | "
+        + " | ".join(f"{d} %" for d in dials)
+        + " | ms a plan |\n"
+        + "|---" * (len(dials) + 4)
+        + "|\n"
+    )
     lines = []
     for name, row in entries.items():
         first = next(iter(row.values()))
@@ -82,7 +88,11 @@ def distance_table(body: Mapping[str, Any]) -> str:
     for name, row in entries.items():
         cells = [f"{row[d]['ratio']:.2f} ({row[d]['plans']:.0f})" if d in row else "too few" for d in dials]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return head + "\n".join(lines) + f"\n\nIn brackets: successful plans of {body['config']['chunk']} draws. {made(body)}\n"
+    return (
+        head
+        + "\n".join(lines)
+        + f"\n\nIn brackets: successful plans of {body['config']['chunk']} draws. {made(body)}\n"
+    )
 
 
 def made(body: Mapping[str, Any]) -> str:
@@ -175,7 +185,12 @@ def plots() -> None:
         ratio = {e["method"]: e["ratio"] for e in far["summary"] if e["dial"] == "1"}
         both = {name: (ratio[name], 100 * e["success"]) for name, e in hard.items() if name in ratio}
         if both:
-            plot("distance", points(both, False), "distance to the posterior / that of exact draws", "success %, feasible share 1 %")
+            plot(
+                "distance",
+                points(both, False),
+                "distance to the posterior / that of exact draws",
+                "success %, feasible share 1 %",
+            )
 
 
 def page(text: str) -> str:

@@ -85,7 +85,9 @@ def main() -> None:
     options = parser.parse_args()
     rows = measure(options.n, options.levels, options.repeats)
     imported = import_seconds()
-    table = Table(title=f"{options.n} plans, {options.levels} levels, median of {options.repeats}; import {imported:.2f} s")
+    table = Table(
+        title=f"{options.n} plans, {options.levels} levels, median of {options.repeats}; import {imported:.2f} s"
+    )
     for column in ("sampler", "ms a sample", "ratio", "first call s", "evaluations", "feasible"):
         table.add_column(column, justify="left" if column == "sampler" else "right")
     for row in rows:

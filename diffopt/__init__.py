@@ -1,9 +1,9 @@
 """diffopt: constrained sampling from pretrained grasp and visuomotor diffusion policies.
 
-    policy = diffopt.policies.load("grasp-allegro")
-    robot = diffopt.embodiments.load("panda-allegro")
-    scene = diffopt.scenes.tabletop(...)
-    result = diffopt.sample(policy.given(scene.target), robot.constraints | scene.constraints, n=64)
+policy = diffopt.policies.load("grasp-allegro")
+robot = diffopt.embodiments.load("panda-allegro")
+scene = diffopt.scenes.tabletop(...)
+result = diffopt.sample(policy.given(scene.target), robot.constraints | scene.constraints, n=64)
 """
 
 from diffopt import constraints, geometry, paths, plans, policies, samplers, scenes, schedules, solvers

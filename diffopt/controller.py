@@ -254,9 +254,12 @@ class Controller:
     def _fallback(self, memory: Memory, setting: _Setting) -> tuple[np.ndarray, np.ndarray, Source]:
         """The rest of the last chunk if it still satisfies the constraints, else to stay where the robot is."""
         rest = memory.chunk
-        if rest is not None and bool(_holds(self.policy, setting, rest.joints, rest.hand)):
-            if bool(_clear(self.policy, setting, rest.joints, rest.hand, self.between)):
-                return rest.joints, rest.hand, "rest"
+        if (
+            rest is not None
+            and _holds(self.policy, setting, rest.joints, rest.hand)
+            and _clear(self.policy, setting, rest.joints, rest.hand, self.between)
+        ):
+            return rest.joints, rest.hand, "rest"
         horizon = self.horizon
         return np.tile(memory.past[-1], (horizon, 1)), np.tile(memory.hand, (horizon, 1)), "stop"
 

@@ -169,7 +169,9 @@ class ActionChunkSpec:
     def encode(self, plan: ActionChunk, frame: Pose) -> Float[Array, "n"]:
         return plan.actions.reshape(-1)
 
-    def difference(self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]) -> Float[Array, "n"]:
+    def difference(
+        self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]
+    ) -> Float[Array, "n"]:
         return (vector - reference) / scale
 
     def rows(self, *fields: str) -> np.ndarray:

@@ -48,7 +48,9 @@ class ReverseProcess:
         alpha, sigma = policy.schedule.scales(times)
         ratio = alpha[1:] * sigma[:-1] / (alpha[:-1] * sigma[1:])
         std = eta * sigma[:-1] * jnp.sqrt(jnp.maximum(1 - ratio**2, 0))
-        return ReverseProcess(policy=policy, times=times, alpha=alpha, sigma=sigma, std=jnp.concatenate([jnp.zeros(1), std]))
+        return ReverseProcess(
+            policy=policy, times=times, alpha=alpha, sigma=sigma, std=jnp.concatenate([jnp.zeros(1), std])
+        )
 
     @property
     def count(self) -> int:

@@ -1,8 +1,8 @@
 """The problems of `experiments.compare`: for each a prior with a known density, instances by dial and number, and an independent judge.
 
-    reach       wrist poses that an arm has to reach (`diffopt.evaluation.reach_problems`); instances from configs/compare/instances.json
-    avoiding    paths of a point across rows of discs, with more discs and a speed limit at test time (`path_problems`)
-    maze        the same in a maze
+reach       wrist poses that an arm has to reach (`diffopt.evaluation.reach_problems`); instances from configs/compare/instances.json
+avoiding    paths of a point across rows of discs, with more discs and a speed limit at test time (`path_problems`)
+maze        the same in a maze
 """
 
 from __future__ import annotations

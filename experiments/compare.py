@@ -43,7 +43,13 @@ COLUMNS = {
     "evaluations": "evaluations",
     "ms": "ms a plan",
 }
-DISTANCE_COLUMNS = {"method": "method", "dial": "dial %", "plans": "plans", "distance": "distance", "exact": "exact draws"}
+DISTANCE_COLUMNS = {
+    "method": "method",
+    "dial": "dial %",
+    "plans": "plans",
+    "distance": "distance",
+    "exact": "exact draws",
+}
 DISTANCE_COLUMNS |= {"ratio": "ratio"}
 EXACT, NEAR = 512, 4  # exact draws of a posterior; instances per dial whose posterior is drawn
 TUNING: dict[str, Any] = {"dials": ["1", "10"], "instances": 4, "keys": 8, "seed": 7}
@@ -96,7 +102,9 @@ def rounds(config: Mapping[str, Any], name: str, ms: Mapping[str, float]) -> int
         return 1
     missing = [n for n in (name, config["default"]) if n not in ms]
     if missing:
-        raise ValueError(f"no time is known for {missing[0]!r}: first python -m experiments.compare do=time method=[...]")
+        raise ValueError(
+            f"no time is known for {missing[0]!r}: first python -m experiments.compare do=time method=[...]"
+        )
     return max(1, math.ceil(ms[config["default"]] / ms[name]))
 
 
@@ -146,7 +154,13 @@ def summarise(rows: list[dict[str, Any]], config: Mapping[str, Any], ms: Mapping
         success = _unbits(row["success"])
         rate = wilson(int(success.sum()), len(success))
         entry = {k: v for k, v in row.items() if k not in ("success", "key")}
-        entry |= {"success": rate.estimate, "low": rate.low, "high": rate.high, "trials": rate.n, "success_text": str(rate)}
+        entry |= {
+            "success": rate.estimate,
+            "low": rate.low,
+            "high": rate.high,
+            "trials": rate.n,
+            "success_text": str(rate),
+        }
         entry |= {"ms": ms.get(row["method"]), "p": None, "gain_text": ""}
         default = next((r for r in rows if r["method"] == config["default"] and r["dial"] == row["dial"]), None)
         if default is not None and row["method"] != config["default"]:
@@ -193,7 +207,9 @@ def distances(config: dict[str, Any], output: str, console: Console) -> list[dic
     summary = []
     for dial in dials:
         for name in dict.fromkeys(row["method"] for row in results.rows()):
-            rows = [r for r in results.rows() if r["method"] == name and r["dial"] == dial and r["distance"] is not None]
+            rows = [
+                r for r in results.rows() if r["method"] == name and r["dial"] == dial and r["distance"] is not None
+            ]
             if rows:
                 entry = {k: float(np.mean([r[k] for r in rows])) for k in ("plans", "distance", "exact")}
                 summary.append({"method": name, "dial": dial, **entry, "ratio": entry["distance"] / entry["exact"]})
@@ -214,7 +230,9 @@ def time_methods(config: dict[str, Any], console: Console) -> None:
     """Milliseconds a plan of the methods asked for, into `configs/compare/times-<problem>.json`."""
     place = bench(config["problem"], config["hold"])
     path, number = comparing.kept("times", config["problem"]), min(config["chunk"], config["instances"])
-    block = comparing.trials("1", place.instances("1", number), -(-config["chunk"] // number), config["seed"])[: config["chunk"]]
+    block = comparing.trials("1", place.instances("1", number), -(-config["chunk"] // number), config["seed"])[
+        : config["chunk"]
+    ]
     for name, sampler in samplers(config, methods(config, place)).items():
         spent, compiled = comparing.seconds(place, sampler, block)
         ms, compile_s = comparing.read(path, "ms"), comparing.read(path, "compile_s")
@@ -253,7 +271,9 @@ def tune(config: dict[str, Any], console: Console) -> None:
             "provenance": provenance(),
         }
         path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        console.print(f"{name}, {card.strength[0]}: " + ", ".join(f"{value:g} -> {rate:.3f}" for value, rate in tried.items()))
+        console.print(
+            f"{name}, {card.strength[0]}: " + ", ".join(f"{value:g} -> {rate:.3f}" for value, rate in tried.items())
+        )
 
 
 def _bits(values: np.ndarray) -> str:

@@ -75,7 +75,9 @@ def _run(config: dict[str, Any], results: Any, console: Console) -> list[dict[st
         for name in ("ogd", "ddim_snap", "rejection", "ogd_particles"):
             task = progress.add_task(f"{name}: sampling", total=trials)
             if name == "rejection":
-                probe = grasping.draw(policy, problems, Rejection(draws=4), seed=1, numbers=range(trials), levels=config["levels"])
+                probe = grasping.draw(
+                    policy, problems, Rejection(draws=4), seed=1, numbers=range(trials), levels=config["levels"]
+                )
                 sampler = grasping.matched(probe.seconds / 4, seconds["ogd"])
             else:
                 sampler = {"ogd": OGD(), "ogd_particles": OGD(particles=PARTICLES), "ddim_snap": Snap()}[name]
@@ -88,7 +90,9 @@ def _run(config: dict[str, Any], results: Any, console: Console) -> list[dict[st
             def advance(n: int, task: Any = task, name: str = name) -> None:
                 progress.update(task, advance=n, description=f"{name}: executing")
 
-            cell = grasping.run_cell(policy, problems, sampler, config, range(trials), progress=advance, observe=observe)
+            cell = grasping.run_cell(
+                policy, problems, sampler, config, range(trials), progress=advance, observe=observe
+            )
             seconds[name] = cell.drawn.seconds
             label = f"rejection, best of {sampler.draws}" if isinstance(sampler, Rejection) else name
             rows |= {f"{name}-{i}": {"sampler": name, "label": label} | row for i, row in enumerate(cell.rows)}
@@ -105,7 +109,9 @@ def _run(config: dict[str, Any], results: Any, console: Console) -> list[dict[st
                 )
     results.extend(rows)
     picture = render_grid([v for name in ORDER for v in views[name]], results.path / "grasps.png", columns=PICTURES)
-    console.print(f"picture (rows: {', '.join(ORDER)}; green: lifted and held): {picture.path or 'none: ' + picture.advice}")
+    console.print(
+        f"picture (rows: {', '.join(ORDER)}; green: lifted and held): {picture.path or 'none: ' + picture.advice}"
+    )
     return results.rows()
 
 
@@ -114,7 +120,9 @@ def _report(config: dict[str, Any], results: Any, rows: list[dict[str, Any]], co
     summary = [grasping.summarise(cell[0]["label"], cell) for cell in by.values()]
     success = {name: np.array([row["success"] for row in cell]) for name, cell in by.items()}
     results.finish(summary, config["seed"])
-    title = f"{config['trials']} held-out objects, {config['embodiment']['name']}, {config['scene']['difficulty']} scenes"
+    title = (
+        f"{config['trials']} held-out objects, {config['embodiment']['name']}, {config['scene']['difficulty']} scenes"
+    )
     console.print(table(title, grasping.COLUMNS, summary))
     for name in (name for name in ORDER if name != "ogd"):
         pair = mcnemar(success["ogd"], success[name])

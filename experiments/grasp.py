@@ -32,7 +32,9 @@ def run(config: dict[str, Any], output: str, console: Console) -> list[dict[str,
         for first in range(0, config["trials"], config["chunk"]):
             numbers = range(first, min(first + config["chunk"], config["trials"]))
             if not all(results.done(str(i)) for i in numbers):
-                problems = grasping.instances(robot, config["trials"], config["seed"], numbers=numbers, **config["scene"])
+                problems = grasping.instances(
+                    robot, config["trials"], config["seed"], numbers=numbers, **config["scene"]
+                )
                 cell = grasping.run_cell(policy, problems, sampler, config, numbers)
                 results.extend({str(i): row for i, row in zip(numbers, cell.rows, strict=True)})
             progress.advance(task, len(numbers))

@@ -85,11 +85,15 @@ def draw(
     @jax.jit
     def run(policy, contexts, constraints, keys):
         def one(context, constraints, key):
-            return diffopt.sample(replace(policy, context=context), constraints, key=key, sampler=sampler, levels=levels)
+            return diffopt.sample(
+                replace(policy, context=context), constraints, key=key, sampler=sampler, levels=levels
+            )
 
         return jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(contexts, constraints, keys))
 
-    contexts = jax.jit(lambda policy, targets: jax.lax.map(lambda t: policy.given(t).bound().context, targets))(policy, targets)
+    contexts = jax.jit(lambda policy, targets: jax.lax.map(lambda t: policy.given(t).bound().context, targets))(
+        policy, targets
+    )
     arguments = (policy.given(problems[0].scene.target).bound(), contexts, constraints, keys)
     start = time.perf_counter()
     program = run.lower(*arguments).compile()
@@ -133,7 +137,9 @@ def execute(problems: Sequence[Instance], solution: diffopt.Solution, config: Ma
     places = jax.tree.map(np.asarray, _stack([p.scene.placement for p in problems]))
     grasps = jax.tree.map(np.asarray, solution.plans)
     which = np.arange(len(problems))
-    return floating_grasp.evaluate(hand, solids, grasps, which, protocol=name, engine=engine, placement=places, **options)
+    return floating_grasp.evaluate(
+        hand, solids, grasps, which, protocol=name, engine=engine, placement=places, **options
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +220,9 @@ def check(config: Mapping[str, Any]) -> None:
         if not (isinstance(config[name], int) and config[name] >= 1):
             raise ValueError(f"{name}={config[name]!r}; expected a whole number of at least 1")
     if config["protocol"]["name"] == "lift-on-arm" and config["engine"]["name"] == "mjx-warp":
-        raise ValueError("protocol lift-on-arm runs on engine=c, mjx or auto; engine=mjx-warp runs protocol=dexgraspbench")
+        raise ValueError(
+            "protocol lift-on-arm runs on engine=c, mjx or auto; engine=mjx-warp runs protocol=dexgraspbench"
+        )
 
 
 def log_to_wandb(mode: Any, config: Mapping[str, Any], summary: Sequence[Mapping[str, Any]]) -> None:
@@ -227,7 +235,9 @@ def log_to_wandb(mode: Any, config: Mapping[str, Any], summary: Sequence[Mapping
     import wandb
 
     with wandb.init(project="diffopt", config=dict(config), mode=mode) as session:
-        session.log({f"{row['sampler']}/{key}": value for row in summary for key, value in row.items() if key != "sampler"})
+        session.log(
+            {f"{row['sampler']}/{key}": value for row in summary for key, value in row.items() if key != "sampler"}
+        )
 
 
 def matched(one_draw: float, budget: float) -> diffopt.samplers.Rejection:

@@ -78,7 +78,9 @@ def options_of(name: str, strength: Any, terminal: int) -> dict[str, Any]:
     card = diffopt.samplers.describe(name)
     options: dict[str, Any] = {}
     if card.strength is not None and strength != "default":
-        tuned = json.loads(TUNED.read_text(encoding="utf-8"))["values"] if strength == "tuned" and TUNED.exists() else {}
+        tuned = (
+            json.loads(TUNED.read_text(encoding="utf-8"))["values"] if strength == "tuned" and TUNED.exists() else {}
+        )
         value = tuned.get(name) if strength == "tuned" else strength
         if value is not None:
             options[card.strength[0]] = type(card.strength[1][0])(value)
@@ -193,7 +195,9 @@ def tune(config: dict[str, Any], console: Console) -> None:
         body["loss"][name] = {f"{value:g}": round(figure, 4) for value, figure in tried.items()}
         body |= {"config": settings, "validation_seeds": list(VALIDATION), "provenance": provenance()}
         TUNED.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        console.print(f"{name}, {card.strength[0]}: " + ", ".join(f"{value:g} -> {figure:.3f}" for value, figure in tried.items()))
+        console.print(
+            f"{name}, {card.strength[0]}: " + ", ".join(f"{value:g} -> {figure:.3f}" for value, figure in tried.items())
+        )
 
 
 @hydra.main(version_base=None, config_path="../configs/posterior", config_name="posterior")

@@ -64,7 +64,8 @@ def screen(count: int, console: Console) -> None:
 def write(rows: list[dict[str, Any]], count: int) -> None:
     """The first `count` instances of every dial, as [number, share, feasible draws], those for validation first."""
     found = {
-        dial: [[r["number"], round(r["share"], 5), r["feasible"]] for r in rows if r["dial"] == dial][:count] for dial in SHARES
+        dial: [[r["number"], round(r["share"], 5), r["feasible"]] for r in rows if r["dial"] == dial][:count]
+        for dial in SHARES
     }
     body = {
         "robot": benches.ROBOT,

@@ -70,7 +70,9 @@ def main(cfg: DictConfig) -> None:
     ]
     results.finish(summary, config["seed"])
     if record:
-        checkpoint.annotate(config["prior"], dict(test=dict(config, success=rate.estimate, interval95=[rate.low, rate.high])))
+        checkpoint.annotate(
+            config["prior"], dict(test=dict(config, success=rate.estimate, interval95=[rate.low, rate.high]))
+        )
     console.print(table("closed loop, held-out placements", COLUMNS, summary))
     cell.close()
 

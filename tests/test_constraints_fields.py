@@ -92,7 +92,9 @@ def test_a_cloud_is_as_far_as_its_nearest_ball():
 
 
 def test_gradients_of_a_field_are_those_of_what_is_looked_up_wherever_it_stands():
-    field = mesh_field(bumpy(), 0.02).at(Pose(position=jnp.array([0.3, -0.1, 0.2]), rotation=jnp.asarray(TURN, jnp.float32)))
+    field = mesh_field(bumpy(), 0.02).at(
+        Pose(position=jnp.array([0.3, -0.1, 0.2]), rotation=jnp.asarray(TURN, jnp.float32))
+    )
     points = jax.random.uniform(jax.random.key(0), (3, 400), minval=-0.3, maxval=0.6)
     d, gradient = jax.jit(Field.distance_and_gradient)(field, points)
     by_jax = jax.jit(jax.grad(lambda p: jnp.sum(field.distance(p))))(points)
@@ -183,7 +185,9 @@ def test_a_robot_clear_of_surroundings_does_not_touch_them_in_mujoco():
     low = Pose(position=jnp.array([0.0, 0.4, -0.1]), rotation=jnp.eye(3))
     scene = tabletop(
         surroundings=[
-            Surrounding.mesh((1.5 * vertices, faces), Pose(position=jnp.array([0.45, 0.0, 0.45]), rotation=jnp.eye(3)), spacing=0.02),
+            Surrounding.mesh(
+                (1.5 * vertices, faces), Pose(position=jnp.array([0.45, 0.0, 0.45]), rotation=jnp.eye(3)), spacing=0.02
+            ),
             Surrounding.terrain(ground, (0.6, 0.4), low, spacing=0.03),
             Surrounding.cloud(rng.normal(size=(60, 3)) * 0.1 + [-0.4, -0.2, 0.6], 0.02, spacing=0.02),
         ]

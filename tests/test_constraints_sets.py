@@ -92,8 +92,12 @@ def test_a_soft_constraint_is_a_cost_of_its_squared_violation():
 def test_a_soft_half_space_moves_plans_as_far_as_the_weight_says():
     """The least of 1/2 |x - c|^2 / s^2 + w/2 max(0, x - b)^2 is c - s^2 w (c - b) / (1 + s^2 w) beyond b."""
     sampler, weight = OGD(every=0, terminal=12), 3.0
-    free = diffopt.sample(POLICY, ConstraintSet.of(LOW).soften("low", weight=1e-9), n=16, key=2, sampler=sampler, levels=8)
-    paid = diffopt.sample(POLICY, ConstraintSet.of(LOW).soften("low", weight=weight), n=16, key=2, sampler=sampler, levels=8)
+    free = diffopt.sample(
+        POLICY, ConstraintSet.of(LOW).soften("low", weight=1e-9), n=16, key=2, sampler=sampler, levels=8
+    )
+    paid = diffopt.sample(
+        POLICY, ConstraintSet.of(LOW).soften("low", weight=weight), n=16, key=2, sampler=sampler, levels=8
+    )
     c, x = np.asarray(free.plans.values), np.asarray(paid.plans.values)
     s2 = float(np.asarray(POLICY.normalizer.scale)[1]) ** 2
     beyond = np.maximum(c[:, 1] - 0.5, 0)
@@ -110,7 +114,9 @@ def test_margins_are_tightened_by_name():
     constraints = robot.constraints
     tight = constraints.tightened(0.1, names=["joint_limits"])
     assert isinstance(tight["joint_limits"], JointLimits) and isinstance(tight["self_collision"], SelfCollision)
-    assert tight["joint_limits"].margin == pytest.approx(0.1) and tight["self_collision"] is constraints["self_collision"]
+    assert (
+        tight["joint_limits"].margin == pytest.approx(0.1) and tight["self_collision"] is constraints["self_collision"]
+    )
     with pytest.raises(ValueError, match=r"'reach' has no margin to tighten; these have: joint_limits, self_collision"):
         constraints.tightened(0.1, names=["reach"])
     with pytest.raises(KeyError, match="no constraint 'reech'"):

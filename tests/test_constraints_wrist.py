@@ -63,7 +63,9 @@ def test_angles_and_boxes_of_a_wrist_without_an_arm():
     for axis, direction, angle in ((up, up, 0.7), (ahead, ahead, 0.0), (up, (0.0, 0.0, -1.0), np.pi - 0.7)):
         cone = OrientationCone(axis=axis, direction=direction, bound=0.5, margin=0.1)
         np.testing.assert_allclose(cone.residual(grasp(wrist), {}, None), [angle - 0.4], atol=1e-4)
-    gradient = jax.jacobian(lambda R: OrientationCone(bound=0.5).residual(grasp(dataclasses.replace(wrist, rotation=R)), {}, None))
+    gradient = jax.jacobian(
+        lambda R: OrientationCone(bound=0.5).residual(grasp(dataclasses.replace(wrist, rotation=R)), {}, None)
+    )
     assert np.isfinite(gradient(jnp.eye(3))).all() and np.isfinite(gradient(jnp.diag(jnp.array([1.0, -1, -1])))).all()
     box = WorkspaceBox.between((-0.1, -0.1, 0.0), (0.3, 0.1, 0.1), point=jnp.array([0.0, 0.0, 0.1]), margin=0.01)
     expected = np.array([0.0, 0.1 + 0.01 - 0.1 * np.sin(0.7), 0.2 + 0.01 + 0.1 * np.cos(0.7)]) - [0.19, 0, 0]
@@ -95,7 +97,9 @@ def test_a_base_is_where_it_stands_whether_bolted_down_or_driving():
     """At the same place, a robot's base and a platform that has driven there have the same residual."""
     robot = Embodiment.from_mjcf(PLATFORM, tool="palm")
     region = Pose(position=jnp.array([1.0, 0.0, 0.0]), rotation=jnp.asarray(turn((0, 0, 1), 0.3), jnp.float32))
-    place = BasePlacement(region=region, half=(0.5, 0.4), turn=0.2, target=jnp.array([2.0, 0.0, 0.5]), near=0.5, far=0.9)
+    place = BasePlacement(
+        region=region, half=(0.5, 0.4), turn=0.2, target=jnp.array([2.0, 0.0, 0.5]), near=0.5, far=0.9
+    )
     driven = place.on(robot)
     joints = jnp.array([1.2, 0.4, 0.9, 0.1, 0.2])
     stood = place.on(robot.at(jnp.array([1.2, 0.4, 0.0]), jnp.asarray(turn((0, 0, 1), 0.9), jnp.float32)))
@@ -132,7 +136,14 @@ def test_a_realised_plan_is_within_the_room_and_moved_no_further_than_needed(rob
         moved = reach.realise(plan, aux, None)
         again = reach.realise(moved, aux, None)
         by_jax = jax.jacfwd(lambda q: reach.realise(plan, {"joints": q}, None))(q)
-        return moved, again, reach.residual(plan, aux, None), reach.residual(moved, aux, None), reach.realised(plan, aux, None), by_jax
+        return (
+            moved,
+            again,
+            reach.residual(plan, aux, None),
+            reach.residual(moved, aux, None),
+            reach.realised(plan, aux, None),
+            by_jax,
+        )
 
     for offset, tilt, spin in (((0.005, -0.01, 0.02), 0.05, 0.1), ((0.05, -0.03, 0.01), 0.4, -1.5)):
         a = np.asarray(reach.axis)
@@ -165,7 +176,9 @@ def test_a_reach_without_room_is_reach(robot):
     aux = {"joints": robot.home}
     ours, plain = TolerantReach(robot=robot), Reach(robot=robot)
     np.testing.assert_allclose(
-        np.linalg.norm(ours.residual(plan, aux, None)[:3]), np.linalg.norm(plain.residual(plan, aux, None)[:3]), atol=1e-5
+        np.linalg.norm(ours.residual(plan, aux, None)[:3]),
+        np.linalg.norm(plain.residual(plan, aux, None)[:3]),
+        atol=1e-5,
     )
     replaced = robot.constraints.replace("reach", TolerantReach.position_only(robot))
     assert replaced.realised == ("reach",)
@@ -176,7 +189,9 @@ def test_a_floating_hand_penetrates_by_what_it_is_pushed_in():
     hand = embodiments.load("allegro")
     wall = shapes.box((1.0, 1.0, 0.5), (0.0, 0.0, -0.5))
     inside = HandPenetration(shapes=wall, depth=0.002).on(hand)
-    look = jax.jit(lambda z: inside.residual(grasp(Pose(position=jnp.array([0.0, 0.0, z]), rotation=jnp.eye(3)), 16), {}, None))
+    look = jax.jit(
+        lambda z: inside.residual(grasp(Pose(position=jnp.array([0.0, 0.0, z]), rotation=jnp.eye(3)), 16), {}, None)
+    )
     high, low = look(0.5), look(0.03)
     assert high.max() < 0 < low.max() and len(inside.labels()) == len(low)
     np.testing.assert_allclose(look(0.49) - high, 0.01, atol=1e-5)
@@ -189,7 +204,11 @@ def test_contact_forces_are_the_best_there_are():
     points = rng.normal(size=(count, 4, 3)) * 0.04
     normals = -points / np.linalg.norm(points, axis=-1, keepdims=True) + 0.3 * rng.normal(size=points.shape)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
-    limits, friction, wrenches = rng.uniform(0, 10, (count, 4)), rng.uniform(0.2, 1, count), 3 * rng.normal(size=(count, 6))
+    limits, friction, wrenches = (
+        rng.uniform(0, 10, (count, 4)),
+        rng.uniform(0.2, 1, count),
+        3 * rng.normal(size=(count, 6)),
+    )
 
     @jax.jit
     @jax.vmap
@@ -241,7 +260,9 @@ def test_the_default_sampler_satisfies_them_and_the_judge_agrees(robot):
     scene = tabletop(
         cup,
         surroundings=[
-            Surrounding.mesh((block.vertices, block.faces), Pose(position=jnp.array([0.0, 0.22, 0.08]), rotation=jnp.eye(3))),
+            Surrounding.mesh(
+                (block.vertices, block.faces), Pose(position=jnp.array([0.0, 0.22, 0.08]), rotation=jnp.eye(3))
+            ),
             Surrounding.cloud(rng.uniform((-0.1, -0.3, 0.0), (0.1, -0.2, 0.1), (200, 3)), 0.015),
         ],
     )

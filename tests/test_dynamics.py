@@ -43,7 +43,9 @@ def test_inverse_dynamics_are_mujocos(name):
         for j, value in zip((*robot.arm, *robot.hand), (*q, *np.asarray(robot.hand_home)), strict=True):
             data.joint(j).qpos = value
         for coupling in robot.kinematics.couplings:
-            data.joint(coupling.joint).qpos = np.asarray(robot.qpos(jnp.asarray(q)))[model.joint(coupling.joint).qposadr[0]]
+            data.joint(coupling.joint).qpos = np.asarray(robot.qpos(jnp.asarray(q)))[
+                model.joint(coupling.joint).qposadr[0]
+            ]
         data.qvel[:], data.qacc[:] = 0, 0
         data.qvel[dofs], data.qacc[dofs] = qd, qdd
         mujoco.mj_fwdPosition(model, data)
@@ -79,7 +81,9 @@ def test_the_lag_is_that_of_a_servo():
 def test_moving_shapes_are_checked_where_they_are_then():
     """At every knot as if the scene stood still there; a wrong number of knots is named."""
     robot = embodiments.load("panda-gripper")
-    plan = ToolPath(position=jnp.zeros((3, 3)), rotation=jnp.tile(jnp.eye(3), (3, 1, 1)), joints=jnp.full((3, 1), 0.04), dt=0.1)
+    plan = ToolPath(
+        position=jnp.zeros((3, 3)), rotation=jnp.tile(jnp.eye(3), (3, 1, 1)), joints=jnp.full((3, 1), 0.04), dt=0.1
+    )
     travel = jnp.array([[0.3, 0, 0], [0.1, 0, 0], [0.0, 0.0, 0.0]])
     ball = shapes.sphere(0.05, robot.tool_pose(robot.home).position)
     constraint = MovingCollision(shapes=moved(ball, travel), robot=robot)

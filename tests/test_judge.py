@@ -20,9 +20,7 @@ def setting():
     far = Pose(position=np.array([0.6, 0.0, 0.03], np.float32), rotation=np.eye(3, dtype=np.float32))
     scene = tabletop(objects.box((0.03, 0.03, 0.03), 0.1), placement=far)
     tool = robot.tool_pose(robot.home)
-    grasp = Grasp(
-        position=tool.position, rotation=tool.rotation, joints=robot.hand_home, squeeze=0 * robot.hand_home
-    )
+    grasp = Grasp(position=tool.position, rotation=tool.rotation, joints=robot.hand_home, squeeze=0 * robot.hand_home)
     return robot, scene, jax.tree.map(np.asarray, grasp), np.asarray(robot.home)
 
 

@@ -19,7 +19,9 @@ from diffopt.training.trainer import TrainConfig, untrained
 
 SMALL = TrainConfig(width=32, blocks=1, embedding=16, second_width=24, second_blocks=1)
 QUARTER = jnp.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-GRASP = jnp.concatenate([jnp.array([-0.09, 0.01, 0.02]), jnp.eye(3)[0], jnp.eye(3)[1], jnp.full(16, 0.4), jnp.full(16, 0.05)])
+GRASP = jnp.concatenate(
+    [jnp.array([-0.09, 0.01, 0.02]), jnp.eye(3)[0], jnp.eye(3)[1], jnp.full(16, 0.4), jnp.full(16, 0.05)]
+)
 
 
 @cache

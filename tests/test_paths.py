@@ -49,7 +49,9 @@ def swing(robot, horizon=H, rate=0.4):
 
 def policy_around(path_spec, vector, scale=0.1, modes=3):
     """A mixture of tool paths or joint paths about one, each displaced as a whole; little varies from knot to knot."""
-    shift = jnp.tile(jax.random.normal(jax.random.key(0), (modes, path_spec.dim // path_spec.horizon)), path_spec.horizon)
+    shift = jnp.tile(
+        jax.random.normal(jax.random.key(0), (modes, path_spec.dim // path_spec.horizon)), path_spec.horizon
+    )
     policy = gaussian_mixture(0.5 * np.asarray(shift), 0.02, spec=path_spec)
     return replace(policy, normalizer=Normalizer(mean=vector, scale=jnp.full(path_spec.dim, scale)))
 

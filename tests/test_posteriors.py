@@ -78,7 +78,9 @@ def configuration(*overrides):
 
 
 def test_a_run_resumes_and_says_what_it_found(tmp_path):
-    config = configuration("sampler=[ddim,clean_projection]", "problem=half_space", "n=64", "levels=8", "budget=0.0", "strength=default")
+    config = configuration(
+        "sampler=[ddim,clean_projection]", "problem=half_space", "n=64", "levels=8", "budget=0.0", "strength=default"
+    )
     console = Console(width=170, record=True, quiet=True)
     rows = posterior.compare(config, str(tmp_path / "out"), console)
     by_name = {row["sampler"]: row for row in rows}

@@ -39,8 +39,14 @@ def test_shared_frames_change_nothing_and_no_derivative(setting):
         aux = {"joints": q}
         framed = with_frames(constraints, plan, aux)
         assert set(framed) == {"joints", "frames"}
-        slopes = [jax.jacfwd(lambda q, aux=aux: scene.residual(plan, aux | {"joints": q}, None))(q) for aux in (aux, framed)]
-        return [scene.residual(plan, a, None) for a in (aux, framed)], [scene.jacobian(plan, a, None)[1] for a in (aux, framed)], slopes
+        slopes = [
+            jax.jacfwd(lambda q, aux=aux: scene.residual(plan, aux | {"joints": q}, None))(q) for aux in (aux, framed)
+        ]
+        return (
+            [scene.residual(plan, a, None) for a in (aux, framed)],
+            [scene.jacobian(plan, a, None)[1] for a in (aux, framed)],
+            slopes,
+        )
 
     for plain, framed in both(robot.home):
         np.testing.assert_allclose(plain, framed, atol=1e-6)

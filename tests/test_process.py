@@ -44,7 +44,9 @@ def test_discrete_schedules_are_products_at_their_steps():
         T = schedule.steps
         abar = np.cumprod(1 - np.minimum(beta, 0.999))
         alpha, _ = schedule.scales(jnp.arange(1, T + 1) / T)
-        np.testing.assert_allclose(alpha**2, abar, rtol=2e-3 if T == 4 else 1e-5)  # the cosines are given to four digits
+        np.testing.assert_allclose(
+            alpha**2, abar, rtol=2e-3 if T == 4 else 1e-5
+        )  # the cosines are given to four digits
         between, _ = schedule.scales(jnp.asarray(2.5 / T))
         np.testing.assert_allclose(between**2, np.sqrt(abar[1] * abar[2]), rtol=2e-3 if T == 4 else 1e-5)
         np.testing.assert_array_equal(schedule.step(jnp.arange(T + 1) / T), np.arange(-1, T))

@@ -45,7 +45,10 @@ def test_demonstrations_hold_the_object_between_the_fingers():
 
 
 def test_a_wrist_vector_is_a_grasp_and_back():
-    frame = Pose(position=jnp.array([0.1, 0.2, 0.3]), rotation=jnp.asarray(wrists._turn(np.array([[0.3, -0.2, 0.5]]))[0], jnp.float32))
+    frame = Pose(
+        position=jnp.array([0.1, 0.2, 0.3]),
+        rotation=jnp.asarray(wrists._turn(np.array([[0.3, -0.2, 0.5]]))[0], jnp.float32),
+    )
     vector = jnp.asarray(demonstrations(1, seed=3)[0], jnp.float32)
     spec = WristSpec()
     grasp = spec.decode(vector, frame)
@@ -80,7 +83,9 @@ def test_instances_are_of_one_structure_and_made_by_their_numbers():
     first, again, other = (reach_problem(robot, n) for n in (3, 3, 4))
     assert len(first.scene.obstacles) == OBSTACLES
     a, b, c = (jax.tree.leaves(p.constraints) for p in (first, again, other))
-    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True)) and [np.shape(x) for x in a] == [np.shape(x) for x in c]
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True)) and [np.shape(x) for x in a] == [
+        np.shape(x) for x in c
+    ]
     assert jax.tree.structure(first.constraints) == jax.tree.structure(other.constraints)
 
 

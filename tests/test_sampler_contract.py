@@ -158,7 +158,9 @@ class AsNetwork:
 def test_plans_do_not_depend_on_the_parameterisation(name, parameterisation):
     policy = POLICY if parameterisation == "flow" else gaussian_mixture([[0.0, 0.0], [1.0, 1.5]], 0.4)
     network = replace(policy, denoiser=AsNetwork(policy.denoiser, parameterisation))
-    np.testing.assert_allclose(draw(name, policy=network).plans.values, draw(name, policy=policy).plans.values, atol=5e-3)
+    np.testing.assert_allclose(
+        draw(name, policy=network).plans.values, draw(name, policy=policy).plans.values, atol=5e-3
+    )
 
 
 @pytest.mark.parametrize("name", available())

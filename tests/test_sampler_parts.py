@@ -137,7 +137,9 @@ def test_real_time_chunking_holds_the_prefix_and_follows_its_mode():
     horizon = 8
     path = jnp.linspace(0, 1, horizon)
     policy = gaussian_mixture(jnp.stack([path, -path]), 0.05, schedule=Flow())
-    sampler = RealTimeChunking.after(np.concatenate([np.zeros((2, 1)), -np.asarray(path)[:6, None]]), delay=4, executed=2)
+    sampler = RealTimeChunking.after(
+        np.concatenate([np.zeros((2, 1)), -np.asarray(path)[:6, None]]), delay=4, executed=2
+    )
     result = diffopt.sample(policy, n=64, key=0, sampler=sampler, levels=16)
     plain = diffopt.sample(policy, n=64, key=0, sampler="ddim", levels=16)
     down = np.asarray(result.plans.values)[:, -1] < 0
@@ -190,7 +192,9 @@ def test_particles_need_no_derivative():
     step = from_residual(lambda plan: jnp.sign(plan.values[0] - OFFSET), name="step", plan_type=Point)
 
     def share(sampler):
-        return float(diffopt.sample(POLICY, ConstraintSet.of(step), n=128, key=1, sampler=sampler, levels=8).feasible.mean())
+        return float(
+            diffopt.sample(POLICY, ConstraintSet.of(step), n=128, key=1, sampler=sampler, levels=8).feasible.mean()
+        )
 
     plain = share("ddim")
     assert 0 < plain < 0.2

@@ -40,7 +40,9 @@ POLICY = gaussian_mixture([[0.0, 0.0], [1.0, 1.5]], 0.4)
 
 def draw(sampler, key=1, constraints=None, policy=POLICY):
     """32 plans at 8 levels: one structure for as many tests as possible, so that each sampler compiles once."""
-    return diffopt.sample(policy, half_space() if constraints is None else constraints, n=32, key=key, sampler=sampler, levels=8)
+    return diffopt.sample(
+        policy, half_space() if constraints is None else constraints, n=32, key=key, sampler=sampler, levels=8
+    )
 
 
 @each_sampler
@@ -114,7 +116,9 @@ def test_an_unsatisfiable_set_is_reported_as_infeasible_with_its_size():
     assert not result.feasible.any()
     assert (result.status == diffopt.Status.INFEASIBLE).all()
     total = result.violation["half_space"] + result.violation["other_side"]
-    np.testing.assert_allclose(total, 1.0, atol=0.05)  # the half-spaces are one apart, and the best compromise lies between
+    np.testing.assert_allclose(
+        total, 1.0, atol=0.05
+    )  # the half-spaces are one apart, and the best compromise lies between
     with pytest.raises(diffopt.InfeasibleError, match=r"(?s)4 of 4 plans.*other_side"):
         result.check()
 

@@ -97,7 +97,12 @@ def test_repairs_are_learnt_by_the_second_stage_alone():
     losses = []
     config = replace(SMALL, steps=300, second_only=True, repair=10.0, repair_batch=64, touch=0.0)
     policy, _ = train(
-        data, BASIS, config, start=start, repairs=replace(data, sampled=off), report=lambda s, loss, t: losses.append(loss)
+        data,
+        BASIS,
+        config,
+        start=start,
+        repairs=replace(data, sampled=off),
+        report=lambda s, loss, t: losses.append(loss),
     )
     for a, b in zip(
         jax.tree.leaves(start.denoiser.weights["first"]), jax.tree.leaves(policy.denoiser.weights["first"]), strict=True

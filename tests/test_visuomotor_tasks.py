@@ -63,7 +63,9 @@ def test_obstacles_have_one_structure_and_stand_on_the_table(cells, name):
     first, other = (task.obstacles(cells[name].start(seed).data) for seed in (5, 6))
     assert jax.tree.map(np.shape, first) == jax.tree.map(np.shape, other)
     assert len(first) > 1
-    assert float(first.distance(np.array([0.3, 0.5, 0.04]))[0]) == pytest.approx(0.04, abs=1e-6)  # the table comes first
+    assert float(first.distance(np.array([0.3, 0.5, 0.04]))[0]) == pytest.approx(
+        0.04, abs=1e-6
+    )  # the table comes first
 
 
 @pytest.mark.parametrize("name", NAMES)

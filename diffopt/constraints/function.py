@@ -33,7 +33,9 @@ class FromResidual:
     def example(key: Any) -> tuple[FromResidual, tuple[Point, Auxiliary], tuple[Point, Auxiliary]]:
         """The half-space n.x <= b, a feasible and an infeasible (plan, aux)."""
         normal = jax.random.normal(key, (2,))
-        constraint = from_residual(lambda plan, n, b: n @ plan.values - b, normal, 0.5, name="half_space", plan_type=Point)
+        constraint = from_residual(
+            lambda plan, n, b: n @ plan.values - b, normal, 0.5, name="half_space", plan_type=Point
+        )
         return constraint, (Point(values=-normal), {}), (Point(values=normal / (normal @ normal)), {})
 
 

@@ -115,7 +115,9 @@ class ConstraintSet:
         for name in (names,) if isinstance(names, str) else names:
             if not isinstance(self[name], HasMargin):
                 able = [c.name for c in self if isinstance(c, HasMargin)]
-                raise ValueError(f"constraint {name!r} has no margin to tighten; these have: {', '.join(able) or 'none'}")
+                raise ValueError(
+                    f"constraint {name!r} has no margin to tighten; these have: {', '.join(able) or 'none'}"
+                )
             out = out.replace(name, tightened(self[name], amount))
         return out
 

@@ -86,10 +86,14 @@ class Judge:
         values = np.concatenate([np.asarray(joints, float), np.asarray(grasp.joints, float)])
         wrist = np.concatenate([np.ravel(grasp.position), np.ravel(grasp.rotation)])
         if not (np.isfinite(values).all() and np.isfinite(wrist).all()):
-            return Verdict(**dict.fromkeys(("reach_position", "reach_rotation", "limit", "scene", "itself"), float("nan")))
+            return Verdict(
+                **dict.fromkeys(("reach_position", "reach_rotation", "limit", "scene", "itself"), float("nan"))
+            )
         ids = [model.joint(name).id for name in (*self.robot.arm, *self.robot.hand)]
         data.qpos[model.jnt_qposadr[ids]] = values
-        if self.robot.followers:  # a scene's couplings are soft in physics; the judge looks at the posture that satisfies them
+        if (
+            self.robot.followers
+        ):  # a scene's couplings are soft in physics; the judge looks at the posture that satisfies them
             whole = np.asarray(self.robot.qpos(np.asarray(joints, np.float32), np.asarray(grasp.joints, np.float32)))
             for name in self.robot.followers:
                 data.qpos[model.jnt_qposadr[model.joint(name).id]] = whole[self.robot.kinematics.joint(name).qpos]

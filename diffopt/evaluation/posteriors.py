@@ -108,7 +108,9 @@ class PosteriorProblem:
         return np.abs(x @ shape.v) - 0.5 * (x @ shape.u) ** 2
 
 
-def problem(kind: str, *, dim: int = 2, share: float = 0.1, seed: int = 0, schedule: Schedule | None = None) -> PosteriorProblem:
+def problem(
+    kind: str, *, dim: int = 2, share: float = 0.1, seed: int = 0, schedule: Schedule | None = None
+) -> PosteriorProblem:
     """The problem of a kind at a dimension; `seed` draws mixture and constraint, `share` is how much of the prior is feasible."""
     if kind not in KINDS:
         raise ValueError(f"no problem {kind!r}; there are: {', '.join(KINDS)}")

@@ -35,7 +35,12 @@ from diffopt.scenes.solids import Part
 
 OBSTACLES = 10  # the stand included
 HIDDEN = Part(kind="sphere", size=(0.001,), position=(0.0, 0.0, -0.25))
-SHARES = {"50": (0.35, 0.65), "10": (0.05, 0.2), "1": (0.005, 0.02), "0.1": (0.0004, 0.0025)}  # the dial, and what counts as each
+SHARES = {
+    "50": (0.35, 0.65),
+    "10": (0.05, 0.2),
+    "1": (0.005, 0.02),
+    "0.1": (0.0004, 0.0025),
+}  # the dial, and what counts as each
 STARTS, KEPT, STEPS = 24, 8, 12  # of the oracle's inverse kinematics
 TOLERANCES = (1e-3, float(np.deg2rad(0.5)))  # [m], [rad]
 
@@ -225,7 +230,13 @@ class Oracle:
         x = policy.denoiser.sample(jax.random.key(seed), draws)
         vectors = policy.normalizer.denormalize(x)
         bank = jax.vmap(lambda v: policy.spec.decode(v, Pose.identity()).wrist)(vectors)
-        return Oracle(poses=np.asarray(x), bank=bank, gripper=Gripper.of(robot), fingers=np.asarray(policy.spec.fingers), block=block)
+        return Oracle(
+            poses=np.asarray(x),
+            bank=bank,
+            gripper=Gripper.of(robot),
+            fingers=np.asarray(policy.spec.fingers),
+            block=block,
+        )
 
     def clear(self, problem: ReachProblem, most: int | None = None) -> np.ndarray:
         """Indices of the draws, or of the first `most`, at which the floating gripper is clear of the scene."""

@@ -33,7 +33,10 @@ from diffopt.scenes.solids import GraspObject, Part
 from diffopt.schedules import Cosine, Schedule
 
 RADIUS, HALF_LENGTH = 0.025, 0.08  # of the object [m]
-PINCH, FINGER = 0.1, 0.04  # from the gripper's origin to its fingertips, and how deep an object fits between the fingers [m]
+PINCH, FINGER = (
+    0.1,
+    0.04,
+)  # from the gripper's origin to its fingertips, and how deep an object fits between the fingers [m]
 OPEN = 0.04  # position of a finger [m]
 JITTER = (0.005, 0.05)  # of a demonstration [m, rad]
 POSES, BANDWIDTH = 4096, 0.15
@@ -44,7 +47,9 @@ OUTSIDE = 0.01  # share of the prior's own draws that do not count as its
 def target() -> GraspObject:
     """The cylinder; it only stands."""
     part = Part(kind="cylinder", size=(RADIUS, HALF_LENGTH))
-    return GraspObject(name="rod", family="cylinder", parts=(part,), mass=0.2, rests=((0.0, 0.0, -1.0),), axis_symmetric=True)
+    return GraspObject(
+        name="rod", family="cylinder", parts=(part,), mass=0.2, rests=((0.0, 0.0, -1.0),), axis_symmetric=True
+    )
 
 
 def demonstrations(count: int = POSES, seed: int = 0) -> Float[np.ndarray, "count 9"]:
@@ -99,7 +104,9 @@ class WristSpec:
         wrist = frame.inverse() @ plan.wrist
         return jnp.concatenate([wrist.position, rotation_to_6d(wrist.rotation)])
 
-    def difference(self, vector: Float[Array, "9"], reference: Float[Array, "9"], scale: Float[Array, "9"]) -> Float[Array, "9"]:
+    def difference(
+        self, vector: Float[Array, "9"], reference: Float[Array, "9"], scale: Float[Array, "9"]
+    ) -> Float[Array, "9"]:
         plain = (vector - reference) / scale
         if not self.hold:
             return plain
@@ -110,7 +117,9 @@ class WristSpec:
         return np.arange(9) if {"position", "rotation"} & set(fields) else np.arange(0)
 
 
-def wrist_prior(*, count: int = POSES, bandwidth: float = BANDWIDTH, hold: float = 0.0, schedule: Schedule | None = None) -> Policy:
+def wrist_prior(
+    *, count: int = POSES, bandwidth: float = BANDWIDTH, hold: float = 0.0, schedule: Schedule | None = None
+) -> Policy:
     """The policy; bind it with `placed`."""
     poses = demonstrations(count)
     normalizer = Normalizer.fit(poses)
@@ -149,9 +158,16 @@ class Support:
     def of(policy: Policy, draws: int = 8192, units: Float[np.ndarray, "n"] | None = None) -> Support:
         """Of a policy that is a mixture with one width; `units` of the kernels in the plan's coordinates, default those of the policy."""
         mixture: Any = policy.denoiser
-        factor = np.ones(mixture.means.shape[1]) if units is None else np.asarray(policy.normalizer.scale, np.float64) / units
+        factor = (
+            np.ones(mixture.means.shape[1])
+            if units is None
+            else np.asarray(policy.normalizer.scale, np.float64) / units
+        )
         free = Support(
-            means=np.asarray(mixture.means, np.float64), factor=factor, bandwidth=float(mixture.scales[0, 0]), least=-np.inf
+            means=np.asarray(mixture.means, np.float64),
+            factor=factor,
+            bandwidth=float(mixture.scales[0, 0]),
+            least=-np.inf,
         )
         x = proper(policy, mixture.sample(jax.random.key(4321), draws))
         return replace(free, least=float(np.quantile(free.log_density(x), OUTSIDE)))

@@ -62,7 +62,9 @@ class Shapes:
     def none() -> Shapes:
         """An empty set."""
         zero = jnp.zeros
-        return Shapes(half=zero((0, 3)), radius=zero(0), round=zero(0, bool), position=zero((0, 3)), rotation=zero((0, 3, 3)))
+        return Shapes(
+            half=zero((0, 3)), radius=zero(0), round=zero(0, bool), position=zero((0, 3)), rotation=zero((0, 3, 3))
+        )
 
 
 def _one(half, radius, round, position, rotation) -> Shapes:
@@ -104,7 +106,9 @@ def _core_distance(p: Float[Array, "S 3"], half: Float[Array, "S 3"], round: Boo
     qy = jnp.where(round, jnp.minimum(radial, q[..., 2]), q[..., 1])
     qz = q[..., 2]
     # For a cylinder q_y only repeats what the other two say inside, and must not count outside.
-    outside = _safe_norm(jnp.stack([jnp.maximum(qx, 0), jnp.where(round, 0.0, jnp.maximum(qy, 0)), jnp.maximum(qz, 0)], axis=-1))
+    outside = _safe_norm(
+        jnp.stack([jnp.maximum(qx, 0), jnp.where(round, 0.0, jnp.maximum(qy, 0)), jnp.maximum(qz, 0)], axis=-1)
+    )
     return outside + jnp.minimum(jnp.maximum(jnp.maximum(qx, qy), qz), 0)
 
 

@@ -60,7 +60,8 @@ class Normalizer:
     def fit(vectors: Float[np.ndarray, "N n"], smallest: float = 1e-3) -> Normalizer:
         """Zero mean and unit variance over `vectors`; coordinates that hardly vary keep the scale `smallest`."""
         return Normalizer(
-            mean=jnp.asarray(vectors.mean(0), jnp.float32), scale=jnp.asarray(np.maximum(vectors.std(0), smallest), jnp.float32)
+            mean=jnp.asarray(vectors.mean(0), jnp.float32),
+            scale=jnp.asarray(np.maximum(vectors.std(0), smallest), jnp.float32),
         )
 
     def normalize(self, vector: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:

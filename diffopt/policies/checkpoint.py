@@ -68,7 +68,9 @@ def _card(name_or_path: str | Path) -> Path:
     if path.suffix != ".json":
         path = WEIGHTS / f"{name_or_path}.json"
     if not path.exists():
-        raise KeyError(f"no policy {str(name_or_path)!r}; shipped: {', '.join(available())}; or give the path of a json card")
+        raise KeyError(
+            f"no policy {str(name_or_path)!r}; shipped: {', '.join(available())}; or give the path of a json card"
+        )
     return path
 
 
@@ -85,7 +87,11 @@ def save(policy: Policy, path: str | Path, card: dict[str, Any]) -> None:
 
 def _take_apart_grasp(policy: Policy) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     denoiser, encoder = policy.denoiser, policy.encoder
-    if not (isinstance(denoiser, GraspDenoiser) and isinstance(encoder, BasisPointEncoder) and isinstance(policy.spec, GraspSpec)):
+    if not (
+        isinstance(denoiser, GraspDenoiser)
+        and isinstance(encoder, BasisPointEncoder)
+        and isinstance(policy.spec, GraspSpec)
+    ):
         raise TypeError(
             "save writes grasp policies made of a GraspDenoiser and a BasisPointEncoder, and visuomotor policies made of a ChunkDenoiser "
             f"and a VisuomotorEncoder; {policy.name!r} has a {type(denoiser).__name__} and a {type(encoder).__name__}"
@@ -110,7 +116,11 @@ def _take_apart_grasp(policy: Policy) -> tuple[dict[str, Any], dict[str, np.ndar
 
 def _take_apart_visuomotor(policy: Policy) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     denoiser, encoder, spec = policy.denoiser, policy.encoder, policy.spec
-    if not (isinstance(denoiser, ChunkDenoiser) and isinstance(encoder, VisuomotorEncoder) and isinstance(spec, ToolPathSpec)):
+    if not (
+        isinstance(denoiser, ChunkDenoiser)
+        and isinstance(encoder, VisuomotorEncoder)
+        and isinstance(spec, ToolPathSpec)
+    ):
         raise TypeError(f"policy {policy.name!r} has a ChunkDenoiser, but no VisuomotorEncoder or no ToolPathSpec")
     recipe = {
         "kind": "visuomotor",
@@ -214,7 +224,9 @@ _KINDS = {"grasp": (_FORMAT, _build_grasp), "visuomotor": (1, _build_visuomotor)
 
 def _flatten(weights) -> dict[str, np.ndarray]:
     leaves = jax.tree_util.tree_flatten_with_path(weights)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float32) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float32) for path, leaf in leaves
+    }
 
 
 def _unflatten(shapes, arrays: dict[str, np.ndarray]):

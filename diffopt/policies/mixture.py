@@ -59,7 +59,9 @@ class GaussianMixture:
         return jax.nn.logsumexp(jax.nn.log_softmax(self.log_weights) + each)
 
 
-def gaussian_mixture(means, scales, weights=None, *, schedule: Schedule | None = None, spec: PlanSpec | None = None) -> Policy:
+def gaussian_mixture(
+    means, scales, weights=None, *, schedule: Schedule | None = None, spec: PlanSpec | None = None
+) -> Policy:
     """A policy whose prior is exactly a Gaussian mixture.
 
     Args:

@@ -49,7 +49,9 @@ class FilmMLP(nnx.Module):
     def __init__(self, *, dim: int, features: int, width: int, blocks: int, embedding: int, rngs: nnx.Rngs):
         self.frequencies = tuple(np.geomspace(1.0, 512.0, 32).tolist())
         self.time = nnx.Sequential(
-            nnx.Linear(2 * len(self.frequencies), embedding, rngs=rngs), nnx.silu, nnx.Linear(embedding, embedding, rngs=rngs)
+            nnx.Linear(2 * len(self.frequencies), embedding, rngs=rngs),
+            nnx.silu,
+            nnx.Linear(embedding, embedding, rngs=rngs),
         )
         self.condition = nnx.Sequential(
             nnx.Linear(features, width, rngs=rngs), nnx.silu, nnx.Linear(width, embedding, rngs=rngs)
@@ -143,7 +145,9 @@ class GraspDenoiser:
         alpha, sigma = self.schedule.scales(jnp.asarray(t))
         hidden, modulation = network.first.hidden(x, t, condition.embedding)
         coarse = alpha * x - sigma * network.first.outlet(hidden)
-        start, hidden, modulation = jax.lax.stop_gradient((coarse, hidden, modulation)) if apart else (coarse, hidden, modulation)
+        start, hidden, modulation = (
+            jax.lax.stop_gradient((coarse, hidden, modulation)) if apart else (coarse, hidden, modulation)
+        )
         vector = self.normalizer.denormalize(start)
         joints, squeeze = jnp.split(vector[9:], 2)
         rotation = rotation_from_6d(vector[3:9])

@@ -86,7 +86,13 @@ def along(screws: Screws, moved, centers: Float[Array, "3 P"], normals: Float[Ar
 
 
 def follow(
-    robot: Embodiment, joints: Float[Array, "A"], path: Pose, *, longest: Any = 1.0, steps: int = 2, damping: float = 0.05
+    robot: Embodiment,
+    joints: Float[Array, "A"],
+    path: Pose,
+    *,
+    longest: Any = 1.0,
+    steps: int = 2,
+    damping: float = 0.05,
 ) -> Float[Array, "H A"]:
     """Differential inverse kinematics along a path: at each knot some damped least-squares steps from where the last knot ended,
 

@@ -38,7 +38,9 @@ def load(name: str, **options) -> Sampler:
 
 
 def __getattr__(name: str) -> Any:
-    classes = {} if name.startswith("__") else {getattr(card.build, "__name__", ""): card.build for card in cards().values()}
+    classes = (
+        {} if name.startswith("__") else {getattr(card.build, "__name__", ""): card.build for card in cards().values()}
+    )
     if name not in classes:
         raise AttributeError(f"diffopt.samplers has no {name!r}; its samplers are: {', '.join(classes)}")
     return classes[name]

@@ -57,7 +57,9 @@ class CleanProjection:
             return Stepped(ahead, mean, last.then(corrected))
 
         walked = walk(process, key, rule, lambda x, k: Last.first(projection, x), share=self.share)
-        return finish_projected(process, constraints, projection, walked, evaluations=process.count, terminal=self.terminal)
+        return finish_projected(
+            process, constraints, projection, walked, evaluations=process.count, terminal=self.terminal
+        )
 
 
 CARD = Card(

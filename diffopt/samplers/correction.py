@@ -161,7 +161,8 @@ class Correction:
         seeds = self.constraints.auxiliary(self.policy.decode(c), self.policy.context)
         count = max((len(values) for values in seeds.values()), default=1)
         number = max(min(number, count), self.tracks)
-        z = {name: values[jnp.arange(number) % len(values)] for name, values in seeds.items()}
+        # a slice where it can be one: what is not asked for is then not computed
+        z = {n: v[:number] if number <= len(v) else v[jnp.arange(number) % len(v)] for n, v in seeds.items()}
         return (z if self.eliminated else {"x": jnp.broadcast_to(c, (number, c.size))} | z), number
 
     def _approach(self, z: dict[str, Array], args) -> tuple[dict[str, Array], Float[Array, ""]]:
@@ -337,7 +338,9 @@ class Correction:
         framed = aux if only_cost else with_frames(self._solved("ineq"), plan, aux)
         for kind, values in (("cost", [difference]), ("eq", []), ("ineq", [])):
             for k in () if only_cost and kind != "cost" else self._solved(kind):
-                rows, more = by_joints(k, plan, rate, framed if isinstance(k, LooksAtFrames) else aux, self.policy.context)
+                rows, more = by_joints(
+                    k, plan, rate, framed if isinstance(k, LooksAtFrames) else aux, self.policy.context
+                )
                 values.append(rows)
                 pieces += more
             parts.append(jnp.concatenate([jnp.zeros(0), *values]))

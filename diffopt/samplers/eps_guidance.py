@@ -69,7 +69,9 @@ class EpsGuidance:
             return Stepped(guided + process.std[k] * level.noise, mean, tracks)
 
         walked = walk(process, key, rule, tracks_at(process, guide))
-        return finish(process, guide, walked, walked.carry, evaluations=process.count * self.repeats, terminal=self.terminal)
+        return finish(
+            process, guide, walked, walked.carry, evaluations=process.count * self.repeats, terminal=self.terminal
+        )
 
 
 CARD = Card(

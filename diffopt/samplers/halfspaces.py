@@ -19,7 +19,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def nearest(u: Float[Array, "n"], A: Float[Array, "m n"], b: Float[Array, "m"], slack: Any = 0.0, sweeps: int = 8) -> Float[Array, "n"]:
+def nearest(
+    u: Float[Array, "n"], A: Float[Array, "m n"], b: Float[Array, "m"], slack: Any = 0.0, sweeps: int = 8
+) -> Float[Array, "n"]:
     """See the module's docstring; rows of zeros ask for nothing."""
     squares = jnp.sum(A**2, axis=1)
 

@@ -56,7 +56,12 @@ class ModelBased:
             tracks = guide.follow(clean, tracks)
             q = guide.best(clean, tracks)
             alpha, sigma = process.alpha[k], process.sigma[k]
-            away = self.spread * sigma / jnp.sqrt(alpha**2 + sigma**2) * jax.random.normal(level.key, (self.rollouts, x.size))
+            away = (
+                self.spread
+                * sigma
+                / jnp.sqrt(alpha**2 + sigma**2)
+                * jax.random.normal(level.key, (self.rollouts, x.size))
+            )
             costs = jax.vmap(lambda w: guide.cost(clean + w, q))(away)
             weights = jax.nn.softmax(-costs / self.temperature) - 1 / self.rollouts
             mean = process.mean(x, clean, k)

@@ -101,9 +101,13 @@ class OGD:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
         if not 0 <= self.window[1] <= self.window[0] <= 1 or self.every < 0:
-            raise ValueError(f"window={self.window}: shares between 0 and 1, the larger first; every={self.every}: at least 0")
+            raise ValueError(
+                f"window={self.window}: shares between 0 and 1, the larger first; every={self.every}: at least 0"
+            )
 
-    def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None = None) -> Draw:
+    def __call__(
+        self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None = None
+    ) -> Draw:
         if not constraints:
             return DDIM()(process, constraints, key)
         if self.particles == 1:
@@ -113,7 +117,10 @@ class OGD:
         far, asked = draws.stats.terminal_move, 0
         if self.merit == "stay":
             k = max(1, round(STAY * process.count))
-            far, asked = jax.vmap(lambda x: jnp.linalg.norm(process.clean(process.alpha[k] * x, k) - x))(draws.x), self.particles
+            far, asked = (
+                jax.vmap(lambda x: jnp.linalg.norm(process.clean(process.alpha[k] * x, k) - x))(draws.x),
+                self.particles,
+            )
         merit = jnp.where(draws.stats.acceptance > 0, 0.0, 1e3) + far
         best = jnp.argmin(jnp.where(jnp.isfinite(merit), merit, jnp.inf))
         chosen = jax.tree.map(lambda leaf: leaf[best], draws)

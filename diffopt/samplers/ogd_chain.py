@@ -38,7 +38,12 @@ from diffopt.solvers import AugmentedLagrangian, GaussNewton, Problem, Status
 
 Way = Literal["shooting", "least_squares", "hard"]
 WAYS: tuple[Way, ...] = ("shooting", "least_squares", "hard")
-DYNAMICS, LAST_STEP, TERMINAL, ABOVE = 10.0, 50.0, 10.0, 0.005  # of least_squares; ABOVE in units of the rows' scale / 0.01
+DYNAMICS, LAST_STEP, TERMINAL, ABOVE = (
+    10.0,
+    50.0,
+    10.0,
+    0.005,
+)  # of least_squares; ABOVE in units of the rows' scale / 0.01
 
 
 @jax.tree_util.register_dataclass
@@ -96,7 +101,9 @@ class OGDChain:
 
         def loss(z):
             end = process.rollout(process.sigma[-1] * z["start"], z["controls"]) + self.offset * z["offset"]
-            energy = jnp.sum((z["start"] - drawn / process.sigma[-1]) ** 2) + jnp.sum(jnp.where(acting, z["controls"] - anchor, 0.0) ** 2)
+            energy = jnp.sum((z["start"] - drawn / process.sigma[-1]) ** 2) + jnp.sum(
+                jnp.where(acting, z["controls"] - anchor, 0.0) ** 2
+            )
             return 0.5 * (energy + jnp.sum(z["offset"] ** 2)) + self.strength * guide.cost(end, z["aux"])
 
         aux = guide.best(x, guide.start(x))
@@ -154,14 +161,18 @@ class OGDChain:
         def ineq(z, _):
             d, end = controls(z["states"])
             start = jnp.abs(z["states"][0]) / process.sigma[-1] - box
-            return jnp.concatenate([guide.softness * guide.signed(end, z["aux"])[1], jnp.ravel(jnp.abs(d) - box), start])
+            return jnp.concatenate(
+                [guide.softness * guide.signed(end, z["aux"])[1], jnp.ravel(jnp.abs(d) - box), start]
+            )
 
         states = self._states(process, drawn, anchor)
         aux = guide.best(states[-1], guide.start(states[-1]))
         solver = AugmentedLagrangian(outer=iterations, tolerance=1e-3)
         result = solver(Problem(cost=cost, eq=eq, ineq=ineq), {"states": states[:-1], "aux": aux})
         states = result.z["states"]
-        return self._ended(process, jnp.concatenate([states, self._means(process, states[-1:], first=1)]), result, iterations, more=1)
+        return self._ended(
+            process, jnp.concatenate([states, self._means(process, states[-1:], first=1)]), result, iterations, more=1
+        )
 
     @staticmethod
     def _means(process: ReverseProcess, states, first: int | None = None):

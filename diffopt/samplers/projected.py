@@ -43,7 +43,9 @@ class Projected:
     def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: None = None) -> Draw:
         if not constraints:
             return plain_draw(process, constraints, key)
-        projection = Projection.onto(process, tightened(constraints, self.tighten), tracks=self.tracks, passes=self.passes)
+        projection = Projection.onto(
+            process, tightened(constraints, self.tighten), tracks=self.tracks, passes=self.passes
+        )
 
         def rule(x, last, level):
             mean, std = process.mean_std(x, level.k)
@@ -51,7 +53,9 @@ class Projected:
             return Stepped(corrected.x, mean, last.then(corrected))
 
         walked = walk(process, key, rule, lambda x, k: Last.first(projection, x), share=self.share)
-        return finish_projected(process, constraints, projection, walked, evaluations=process.count, terminal=self.terminal)
+        return finish_projected(
+            process, constraints, projection, walked, evaluations=process.count, terminal=self.terminal
+        )
 
 
 CARD = Card(

@@ -61,7 +61,9 @@ class Projection:
     def __call__(self, c: Float[Array, "n"], tracks: Tracks, weight: Any = 1.0) -> Corrected:
         """P(c); where the vector is an unknown it starts at c, whatever the tracks say."""
         if not self.correction.eliminated:
-            tracks = replace(tracks, z=tracks.z | {"x": jnp.broadcast_to(self.correction.meaning(c), tracks.z["x"].shape)})
+            tracks = replace(
+                tracks, z=tracks.z | {"x": jnp.broadcast_to(self.correction.meaning(c), tracks.z["x"].shape)}
+            )
         return self.correction.settle(c, tracks, self.solver, weight, steps=self.passes)
 
 

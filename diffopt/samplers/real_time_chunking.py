@@ -44,10 +44,17 @@ def mask_weights(horizon: int, delay: int, executed: int, mask: Mask = "exponent
     if mask not in MASKS:
         raise ValueError(f"mask={mask!r}; there are: {', '.join(MASKS)}")
     if not 0 <= delay <= horizon - executed <= horizon:
-        raise ValueError(f"horizon={horizon}, delay={delay}, executed={executed}; expected 0 <= delay <= horizon - executed")
+        raise ValueError(
+            f"horizon={horizon}, delay={delay}, executed={executed}; expected 0 <= delay <= horizon - executed"
+        )
     i = np.arange(horizon)
     c = np.clip((horizon - executed - i) / (horizon - executed - delay + 1), 0, 1)
-    between = {"zeros": np.zeros(horizon), "ones": np.ones(horizon), "linear": c, "exponential": c * np.expm1(c) / (math.e - 1)}
+    between = {
+        "zeros": np.zeros(horizon),
+        "ones": np.ones(horizon),
+        "linear": c,
+        "exponential": c * np.expm1(c) / (math.e - 1),
+    }
     return np.where(i < delay, 1.0, np.where(i < horizon - executed, between[mask], 0.0))
 
 
@@ -88,7 +95,9 @@ class RealTimeChunking:
             return plain_draw(process, constraints, key)
         held, weights = self.chunk, self.weights
         if held.shape != (process.dim,) or weights.shape != (process.dim,):
-            raise ValueError(f"chunk {held.shape} and weights {weights.shape}; the policy's vector has {process.dim} entries")
+            raise ValueError(
+                f"chunk {held.shape} and weights {weights.shape}; the policy's vector has {process.dim} entries"
+            )
         guide = Guide(policy=process.policy, constraints=constraints, tracks=self.tracks)
 
         def rule(x, tracks, level):

@@ -38,9 +38,17 @@ class Snap:
     def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: None = None) -> Draw:
         x, energy = unconstrained(process, key)
         if not constraints:
-            return Draw(x=x, aux={}, settled=jnp.asarray(True), stats=stats(evaluations=process.count, control_energy=energy), warm=None)
+            return Draw(
+                x=x,
+                aux={},
+                settled=jnp.asarray(True),
+                stats=stats(evaluations=process.count, control_energy=energy),
+                warm=None,
+            )
         solver = RealTimeIteration(penalty=100.0)
-        correction = Correction(policy=process.policy, constraints=constraints.tightened(self.tighten), tracks=self.tracks)
+        correction = Correction(
+            policy=process.policy, constraints=constraints.tightened(self.tighten), tracks=self.tracks
+        )
         corrected = correction.settle(x, correction.start(x, solver), solver, steps=self.steps)
         return Draw(
             x=corrected.x,

@@ -80,7 +80,9 @@ class TaskToJoint:
                 step = jnp.linalg.solve(J.T @ J + self.damping**2 * jnp.eye(flat.size), J.T @ gap)
                 flat = flat + jnp.clip(step, -self.longest, self.longest)
                 rows = inequalities(flat)
-                flat = flat + nearest(jnp.zeros_like(flat), -jax.jacfwd(inequalities)(flat), self.strength * (rows + self.margin))
+                flat = flat + nearest(
+                    jnp.zeros_like(flat), -jax.jacfwd(inequalities)(flat), self.strength * (rows + self.margin)
+                )
                 flat = jax.flatten_util.ravel_pytree(within(unravel(flat)))[0]
             return unravel(flat)
 

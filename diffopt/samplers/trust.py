@@ -66,7 +66,9 @@ class Trust:
             return Stepped(mu + std * level.noise, mean, tracks)
 
         walked = walk(process, key, rule, tracks_at(process, guide))
-        return finish(process, guide, walked, walked.carry, evaluations=process.count * (1 + self.inner), terminal=self.terminal)
+        return finish(
+            process, guide, walked, walked.carry, evaluations=process.count * (1 + self.inner), terminal=self.terminal
+        )
 
 
 CARD = Card(

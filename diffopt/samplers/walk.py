@@ -58,7 +58,9 @@ class Walked:
     moved: Float[Array, ""]
 
 
-def walk(process: ReverseProcess, key: Array, rule: Rule, begin: Callable[[Array, Any], Any], *, share: float = 1.0) -> Walked:
+def walk(
+    process: ReverseProcess, key: Array, rule: Rule, begin: Callable[[Array, Any], Any], *, share: float = 1.0
+) -> Walked:
     """Plain steps, then `rule` on the last `share` of the levels.
 
     Args:

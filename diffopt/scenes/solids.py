@@ -90,7 +90,9 @@ class Part:
             return np.pi * s[0] ** 2 * (2 * s[1] + 4 / 3 * s[0])
         if self.kind == "sphere":
             return 4 / 3 * np.pi * s[0] ** 3
-        return 8 * s[0] * s[1] * s[2] * (0.52 + 0.48 * (1 - float(np.mean(self.exponents))))  # between an ellipsoid and a box
+        return (
+            8 * s[0] * s[1] * s[2] * (0.52 + 0.48 * (1 - float(np.mean(self.exponents))))
+        )  # between an ellipsoid and a box
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """About `n` points (m, 3) [m] on the surface, in the object frame, uniform by area (nearly so for superquadrics)."""

@@ -120,7 +120,11 @@ class Surrounding:
             return [np.unique(self.triangles.reshape(-1, 3), axis=0)]
         normals = np.cross(*np.swapaxes(self.triangles[:, 1:] - self.triangles[:, :1], 0, 1))
         size = np.linalg.norm(normals, axis=1)
-        return [np.concatenate([t, t - _THICK * n / s]) for t, n, s in zip(self.triangles, normals, size, strict=True) if s > 1e-10]
+        return [
+            np.concatenate([t, t - _THICK * n / s])
+            for t, n, s in zip(self.triangles, normals, size, strict=True)
+            if s > 1e-10
+        ]
 
     @property
     def _filling(self) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -70,7 +70,9 @@ class Drawer:
 
     def place(self, data: mujoco.MjData, rng: np.random.Generator) -> Pose:
         lower, upper = np.array(self.region).reshape(2, 2).T
-        furniture.set_mocap(data, "cabinet", np.array([*rng.uniform(lower, upper), 0.0]), rng.uniform(-self.yaw, self.yaw))
+        furniture.set_mocap(
+            data, "cabinet", np.array([*rng.uniform(lower, upper), 0.0]), rng.uniform(-self.yaw, self.yaw)
+        )
         point = rng.uniform((-0.12, -0.12, 0.18), (0.0, 0.12, 0.26))
         return pinching(point, downward(rng.uniform(-0.4, 0.4) - np.pi / 2, tuple(rng.uniform(-0.15, 0.15, 2))))
 

@@ -47,7 +47,13 @@ class Workcell:
     """The compiled scene, shared by its episodes. `close` it when nothing is rendered any more."""
 
     def __init__(
-        self, task: Task, robot: Embodiment | None = None, *, size: int = 64, show_arm: bool = False, render: bool = True
+        self,
+        task: Task,
+        robot: Embodiment | None = None,
+        *,
+        size: int = 64,
+        show_arm: bool = False,
+        render: bool = True,
     ) -> None:
         """
         Args:

@@ -86,7 +86,12 @@ class GraspData:
             return jnp.concatenate([position, rotation, grasp.joints[row], grasp.squeeze[row]], axis=-1)
 
         view = jax.random.randint(k_view, (n,), 0, self.features.shape[1])
-        foot = Foot(cells=self.foot.cells, first=self.foot.first[which], lower=self.foot.lower[which], step=self.foot.step[which])
+        foot = Foot(
+            cells=self.foot.cells,
+            first=self.foot.first[which],
+            lower=self.foot.lower[which],
+            step=self.foot.step[which],
+        )
         sampled = None if self.sampled is None else vectors(self.sampled)
         return Drawn(vector=vectors(self), sampled=sampled, features=self.features[which, view], foot=foot)
 

@@ -10,7 +10,9 @@ from diffopt.training.hand import Hand
 
 DEPTH = (1, 1, 2, 2, 3, 3, 3)  # hinge of each point of a finger: proximal, medial, distal link with the tip
 _PALM = [(0.0, y, z) for y in (-0.036, 0.0, 0.036) for z in (-0.065, -0.035)]  # [m, palm frame] on the palm's core
-_AHEAD = [(x, y, z) for x in (0.04, 0.08, 0.12) for y in (-0.045, 0.0, 0.045) for z in (-0.04, 0.04)]  # where objects are
+_AHEAD = [
+    (x, y, z) for x in (0.04, 0.08, 0.12) for y in (-0.045, 0.0, 0.045) for z in (-0.04, 0.04)
+]  # where objects are
 
 
 def view_of(hand: Hand) -> HandView:
@@ -58,7 +60,9 @@ def _points_of_finger(hand: Hand, bodies, origin, turn, rotation, position) -> l
     R, p = np.eye(3), np.zeros(3)
     for depth in range(len(rotation)):
         p, R = p + R @ position[depth], R @ rotation[depth]
-        core = np.concatenate([np.asarray(local) @ turn[b].T + origin[b] for b, local, _ in hand.spheres if moved_by.get(b) == depth])
+        core = np.concatenate(
+            [np.asarray(local) @ turn[b].T + origin[b] for b, local, _ in hand.spheres if moved_by.get(b) == depth]
+        )
         core = core[np.argsort(np.linalg.norm(core - p, axis=1))]
         count = DEPTH.count(depth)
         share = np.linspace(0, 1, count)[:, None] if count > 1 else np.ones((count, 1))

@@ -138,7 +138,9 @@ def synthesise(
     return finish(hand, solid, distance, state, active, config)
 
 
-def refine(hand: Hand, solid: Solid, grasp: Grasp, config: SynthesisConfig, quadric: bool, iterations: int) -> Synthesis:
+def refine(
+    hand: Hand, solid: Solid, grasp: Grasp, config: SynthesisConfig, quadric: bool, iterations: int
+) -> Synthesis:
     """A grasp near `grasp` (in the object's frame) that the problem above likes better: the end of its descent, begun there.
 
     Palm and fingers that are near enough to the object are the contacts in use; the thumb always is.
@@ -159,7 +161,9 @@ def refine(hand: Hand, solid: Solid, grasp: Grasp, config: SynthesisConfig, quad
     return finish(hand, solid, distance, state, active, config)
 
 
-def _descend(hand: Hand, solid: Solid, distance, state: State, active, config: SynthesisConfig, iterations: int, plan) -> State:
+def _descend(
+    hand: Hand, solid: Solid, distance, state: State, active, config: SynthesisConfig, iterations: int, plan
+) -> State:
     """`iterations` steps of Adam; `plan` tells, of the share done, the contacts' distance [m], their weight, and the rate [rad]."""
     external = jnp.asarray(wrenches(config.wrench_scale))
 

@@ -32,7 +32,10 @@ from diffopt.training.hand import allegro
 
 _PLACE = 0.07  # [m] about the spread of wrist positions: what a miss is measured by
 _NORMAL = 2.0
-_REPAIRED, _OFF = 0.3, 0.15  # repairs are learnt below this time; a sample is about this far from its repair, in normalised units
+_REPAIRED, _OFF = (
+    0.3,
+    0.15,
+)  # repairs are learnt below this time; a sample is about this far from its repair, in normalised units
 JOINTS = tuple(f"{finger}j{i}" for finger in ("ff", "mf", "rf", "th") for i in range(4))
 
 
@@ -124,7 +127,9 @@ def train(
         start = untrained(basis, normalizer.mean, normalizer.scale, mean, scale, config)
     template, encoder = start.denoiser, start.encoder
     if not (isinstance(template, GraspDenoiser) and isinstance(encoder, BasisPointEncoder)):
-        raise TypeError(f"training starts from a policy with a GraspDenoiser and a BasisPointEncoder; {start.name!r} has others")
+        raise TypeError(
+            f"training starts from a policy with a GraspDenoiser and a BasisPointEncoder; {start.name!r} has others"
+        )
     names = ("second",) if config.second_only else ("first", "second")
     weights = nnx.State({name: template.weights[name] for name in names})
     optimiser = optimiser_of(config)

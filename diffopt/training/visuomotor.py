@@ -210,7 +210,11 @@ def train(
     nnx.update(network.unet, average)
     graph, weights = nnx.split(network)
     denoiser = ChunkDenoiser(
-        weights=weights, graph=graph, horizon=config.horizon, schedule=schedule, parameterisation=config.parameterisation
+        weights=weights,
+        graph=graph,
+        horizon=config.horizon,
+        schedule=schedule,
+        parameterisation=config.parameterisation,
     )
     policy = policy_of(name, denoiser, normalizer, looked, (MOMENTS, *data.images.shape[1:]))
     return policy, steps
@@ -316,9 +320,7 @@ def fit(
     def check(weights, data, key):
         return jnp.mean(jax.lax.map(lambda k: loss_of(weights, data, k), jax.random.split(key, 8)))
 
-    state = FitState(
-        weights=weights, average=weights, optimiser=optimiser.init(weights), step=jnp.zeros((), jnp.int32)
-    )
+    state = FitState(weights=weights, average=weights, optimiser=optimiser.init(weights), step=jnp.zeros((), jnp.int32))
     if file is not None and file.exists():
         state = restore(state, file)
     while int(state.step) < stage.steps and (deadline is None or time.perf_counter() - began < deadline):
