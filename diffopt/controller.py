@@ -10,7 +10,7 @@
 Every chunk starts at the last command (so that velocity, and acceleration if limited, hold across the seam), stays near what is left of
 the last chunk by a cost that fades along the overlap, and is judged whole before it is returned: at its knots by the constraints, and
 between them, where the joints will be given the lag of their servos, by the constraints of one configuration. Where nothing feasible is
-found by the deadline, the rest of the last feasible chunk is returned, then a stop: never a command that is known to violate a constraint.
+found by the deadline, the rest of the last feasible chunk is returned if it still is feasible, and otherwise a stop, which nothing judges.
 """
 
 from __future__ import annotations

@@ -1,0 +1,79 @@
+"""The controller: continuity at the seams, and what it sends where nothing feasible is found."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffopt
+from diffopt import Controller
+from diffopt.constraints import ConstraintSet, SceneCollision
+from diffopt.geometry import Pose, shapes
+from diffopt.paths import JointPath, JointPathSpec
+from diffopt.policies import gaussian_mixture
+from diffopt.policies.base import Normalizer
+from diffopt.samplers import OGD
+
+H, DT = 6, 0.1
+
+
+@pytest.fixture(scope="module")
+def robot():
+    return diffopt.embodiments.load("panda-gripper")
+
+
+def swinging(robot, rate):
+    """A policy of joint paths that always swings the first joint from where home is, at `rate` [rad/s]."""
+    spec = JointPathSpec(arm_names=robot.arm, joint_names=robot.hand, horizon=H, dt=DT)
+    arm = jnp.tile(robot.home, (H, 1)).at[:, 0].add(rate * DT * jnp.arange(1, H + 1))
+    vector = spec.encode(JointPath(arm=arm, joints=jnp.full((H, 1), 0.04), dt=DT), Pose.identity())
+    policy = gaussian_mixture(np.zeros((1, spec.dim)), 0.05, spec=spec)
+    return replace(policy, normalizer=Normalizer(mean=vector, scale=jnp.full(spec.dim, 0.1)))
+
+
+def test_policies_that_do_not_plan_motions_are_refused(robot):
+    with pytest.raises(TypeError, match="ToolPath or JointPath"):
+        Controller(policy=gaussian_mixture([[0.0, 0.0]], 1.0), robot=robot)
+    with pytest.raises(ValueError, match="execute=9"):
+        Controller(policy=swinging(robot, 1.0), robot=robot, execute=9)
+    with pytest.raises(ValueError, match="panda_joint1"):
+        Controller(policy=swinging(robot, 1.0), robot=robot, execute=3).start(np.zeros(3))
+
+
+@pytest.mark.slow
+def test_commands_are_continuous_and_never_violate(robot):
+    """A policy that swings too fast into a wall which stands there from the third call on."""
+    wall = shapes.box((0.02, 0.5, 0.5), (0.0, 0.45, 0.5))
+    away, there = (SceneCollision(shapes=replace(wall, position=wall.position + jnp.array([0.0, y, 0.0]))) for y in (5.0, 0.0))
+    quick = OGD(every=3, terminal=4)
+    controller = Controller(policy=swinging(robot, 4.0), robot=robot, sampler=quick, execute=3, levels=6, lag=0.05)
+    memory = controller.start(robot.home)
+    commands, sources = [np.asarray(robot.home)], []
+    for call in range(6):
+        scene = ConstraintSet.of(away if call < 2 else there)
+        chunk, memory = controller.plan(None, memory, scene)
+        sources.append(chunk.source)
+        commands += list(chunk.joints[:3])
+        assert chunk.attempts >= 1 and (chunk.source == "planned") == ("feasible" in chunk.report and "but" not in chunk.report)
+    steps = np.abs(np.diff(commands, axis=0))
+    assert (steps <= np.asarray(robot.velocity) * DT + 1e-5).all()
+    assert sources[0] == "planned"
+    clear = SceneCollision(shapes=wall, robot=robot)
+    hand = diffopt.plans.Grasp(position=jnp.zeros(3), rotation=jnp.eye(3), joints=jnp.array([0.04]), squeeze=jnp.zeros(1))
+    rows = jax.vmap(lambda q: clear.residual(hand, {"joints": q}, None))(jnp.asarray(np.array(commands)[7:]))
+    assert float(rows.max()) <= clear.margin or "stop" in sources[2:]
+
+
+@pytest.mark.slow
+def test_it_stops_where_nothing_is_feasible(robot):
+    """A scene that encloses the hand: no plan, no rest of an earlier chunk, so it stays where it is and says why."""
+    tool = np.asarray(robot.tool_pose(robot.home).position)
+    cage = SceneCollision(shapes=shapes.sphere(0.5, tool))
+    controller = Controller(policy=swinging(robot, 1.0), robot=robot, sampler=OGD(every=3, terminal=4), execute=3, levels=6)
+    chunk, memory = controller.plan(None, controller.start(robot.home), ConstraintSet.of(cage))
+    assert chunk.source == "stop" and chunk.attempts == controller.attempts and "scene_collision" in chunk.report
+    np.testing.assert_allclose(chunk.joints, np.tile(robot.home, (H, 1)), atol=1e-6)
+    assert controller.off(memory, Pose(position=jnp.asarray(tool) + 0.05, rotation=robot.tool_pose(robot.home).rotation))
+    assert not controller.off(memory, robot.tool_pose(robot.home))
