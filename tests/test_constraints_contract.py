@@ -100,11 +100,13 @@ def test_derivatives_are_exact(looked_at):
     above, below, here = np.split(seen["values"].astype(float), [count, 2 * count], axis=1)
     differences = np.moveaxis((above - below) / (2 * STEP), 1, 2)
     assert np.isfinite(seen["derivative"]).all()
-    off = np.abs(seen["derivative"] - differences).max(axis=2) > 5e-3
+    rounding = 4e-7 * np.abs(seen["values"]).max() / STEP  # of a difference of values in single precision
+    off = np.abs(seen["derivative"] - differences).max(axis=2) > 5e-3 + rounding
     assert off.mean() < 0.15  # rows at a kink, where the nearest obstacle or the cell changes within the step
     if "stated" in seen:
-        np.testing.assert_allclose(seen["stated"][0], here[:, 0], atol=1e-6)
-        np.testing.assert_allclose(seen["stated"][1], seen["derivative"], atol=2e-5)
+        size = max(1.0, np.abs(here).max())
+        np.testing.assert_allclose(seen["stated"][0], here[:, 0], atol=1e-6 * size)
+        np.testing.assert_allclose(seen["stated"][1], seen["derivative"], atol=2e-5 * size)
 
 
 def test_all_are_public():

@@ -25,7 +25,8 @@ from diffopt.constraints import (
 from diffopt.constraints.contact_forces import grasp_map, unbalanced
 from diffopt.evaluation.judge import Judge
 from diffopt.geometry import Pose, shapes
-from diffopt.plans import Grasp
+from diffopt.plans import Grasp, GraspSpec
+from diffopt.policies import gaussian_mixture
 from diffopt.robots import embodiments
 from diffopt.robots.embodiment import Embodiment
 from diffopt.samplers.correction import Correction
@@ -245,10 +246,12 @@ def test_solvers_linearise_all_of_them_by_the_joints_alone(robot):
         | BasePlacement()
         | HandPenetration(shapes=balls)
     ).soften("workspace_box", weight=10.0)
+    spec = GraspSpec(hand="hand", joint_names=robot.hand)
+    policy = gaussian_mixture(jnp.eye(spec.dim)[3:4] + jnp.eye(spec.dim)[7:8], 1.0, spec=spec).bound()
+    own = from_residual(lambda plan: plan.position[2:], name="low", plan_type=Grasp)
     for reach in (constraints["reach"], TolerantReach.free_axis(robot)):
-        assert Correction(policy=None, constraints=constraints.replace("reach", reach))._joints_only
-    from_vector = constraints | from_residual(lambda plan: plan.position[2:], name="low", plan_type=Grasp)
-    assert not Correction(policy=None, constraints=from_vector)._joints_only
+        assert Correction(policy=policy, constraints=constraints.replace("reach", reach) | own)._joints_only
+    assert not Correction(policy=policy, constraints=constraints.remove("reach"))._joints_only
 
 
 @pytest.mark.slow

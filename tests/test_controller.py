@@ -46,7 +46,9 @@ def test_policies_that_do_not_plan_motions_are_refused(robot):
 def test_commands_are_continuous_and_never_violate(robot):
     """A policy that swings too fast into a wall which stands there from the third call on."""
     wall = shapes.box((0.02, 0.5, 0.5), (0.0, 0.45, 0.5))
-    away, there = (SceneCollision(shapes=replace(wall, position=wall.position + jnp.array([0.0, y, 0.0]))) for y in (5.0, 0.0))
+    away, there = (
+        SceneCollision(shapes=replace(wall, position=wall.position + jnp.array([0.0, y, 0.0]))) for y in (5.0, 0.0)
+    )
     quick = OGD(every=3, terminal=4)
     controller = Controller(policy=swinging(robot, 4.0), robot=robot, sampler=quick, execute=3, levels=6, lag=0.05)
     memory = controller.start(robot.home)
@@ -56,12 +58,16 @@ def test_commands_are_continuous_and_never_violate(robot):
         chunk, memory = controller.plan(None, memory, scene)
         sources.append(chunk.source)
         commands += list(chunk.joints[:3])
-        assert chunk.attempts >= 1 and (chunk.source == "planned") == ("feasible" in chunk.report and "but" not in chunk.report)
+        assert chunk.attempts >= 1 and (chunk.source == "planned") == (
+            "feasible" in chunk.report and "but" not in chunk.report
+        )
     steps = np.abs(np.diff(commands, axis=0))
     assert (steps <= np.asarray(robot.velocity) * DT + 1e-5).all()
     assert sources[0] == "planned"
     clear = SceneCollision(shapes=wall, robot=robot)
-    hand = diffopt.plans.Grasp(position=jnp.zeros(3), rotation=jnp.eye(3), joints=jnp.array([0.04]), squeeze=jnp.zeros(1))
+    hand = diffopt.plans.Grasp(
+        position=jnp.zeros(3), rotation=jnp.eye(3), joints=jnp.array([0.04]), squeeze=jnp.zeros(1)
+    )
     rows = jax.vmap(lambda q: clear.residual(hand, {"joints": q}, None))(jnp.asarray(np.array(commands)[7:]))
     assert float(rows.max()) <= clear.margin or "stop" in sources[2:]
 
@@ -71,9 +77,13 @@ def test_it_stops_where_nothing_is_feasible(robot):
     """A scene that encloses the hand: no plan, no rest of an earlier chunk, so it stays where it is and says why."""
     tool = np.asarray(robot.tool_pose(robot.home).position)
     cage = SceneCollision(shapes=shapes.sphere(0.5, tool))
-    controller = Controller(policy=swinging(robot, 1.0), robot=robot, sampler=OGD(every=3, terminal=4), execute=3, levels=6)
+    controller = Controller(
+        policy=swinging(robot, 1.0), robot=robot, sampler=OGD(every=3, terminal=4), execute=3, levels=6
+    )
     chunk, memory = controller.plan(None, controller.start(robot.home), ConstraintSet.of(cage))
     assert chunk.source == "stop" and chunk.attempts == controller.attempts and "scene_collision" in chunk.report
     np.testing.assert_allclose(chunk.joints, np.tile(robot.home, (H, 1)), atol=1e-6)
-    assert controller.off(memory, Pose(position=jnp.asarray(tool) + 0.05, rotation=robot.tool_pose(robot.home).rotation))
+    assert controller.off(
+        memory, Pose(position=jnp.asarray(tool) + 0.05, rotation=robot.tool_pose(robot.home).rotation)
+    )
     assert not controller.off(memory, robot.tool_pose(robot.home))

@@ -65,9 +65,11 @@ def test_loss_falls_and_the_policy_samples_and_survives_the_disk(tmp_path):
     again = checkpoint.load(tmp_path / "p.json")
     target = Target(points=jnp.asarray(OBJECTS[0].surface(64)[0], jnp.float32), pose=Pose.identity())
     x = jax.random.normal(jax.random.key(0), (policy.spec.dim,))
-    np.testing.assert_allclose(
-        policy.given(target).clean(x, jnp.asarray(0.5)), again.given(target).clean(x, jnp.asarray(0.5)), atol=1e-5
-    )
+    kept, back = (p.given(target).clean(x, jnp.asarray(0.5)) for p in (policy, again))
+    np.testing.assert_allclose(back, kept, atol=1e-2)  # weights are stored in half precision
+    checkpoint.save(again, tmp_path / "q", dict(note="test"))
+    twice = checkpoint.load(tmp_path / "q.json").given(target).clean(x, jnp.asarray(0.5))
+    np.testing.assert_allclose(twice, back, atol=1e-6)
     assert isinstance(again.given(target).decode(x), Grasp)
 
 
