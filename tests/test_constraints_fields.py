@@ -176,6 +176,7 @@ def test_shapes_and_fields_together_are_as_far_as_the_nearer():
     assert gradient[0, 0] > 0.5
 
 
+@pytest.mark.slow
 def test_a_robot_clear_of_surroundings_does_not_touch_them_in_mujoco():
     """Residual <= 0 implies no contact with the mesh, the terrain or the cloud, whatever the posture; the judge sees them."""
     robot = embodiments.load("panda-allegro")

@@ -120,6 +120,7 @@ def test_images_are_taken_in_both_layouts_and_as_bytes(directories):
         policy.given({"observation.state": observation["observation.state"]})
 
 
+@pytest.mark.slow
 def test_a_published_policy_is_sampled_under_constraints():
     """A bound on one action that plain samples break is kept, and the plan is the chunk in the units of the data."""
     _, observation = expectation(DATA / "state")

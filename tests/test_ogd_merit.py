@@ -17,6 +17,7 @@ def right(plan):
     return 0.6 - plan.values[:1]
 
 
+@pytest.mark.slow
 def test_the_particle_that_the_network_would_move_least_is_nearest_to_a_mode():
     """All levels are solved, so that nothing is left for the terminal correction to say."""
     policy = gaussian_mixture(MODES, 0.05)

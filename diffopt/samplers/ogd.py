@@ -63,7 +63,7 @@ class OGD:
       hard: multipliers (augmented Lagrangian) or the least-squares relaxation, whose answer is differentiable.
       every: a problem is solved at the levels that are multiples of it; 0 for none.
       window: shares of the levels, counted from the end, between which they are solved; below the second they are the network's own.
-      tighten: added to every margin, times sigma [m, rad]; None for 0.1 where a plan is one configuration, and for 0 along a path, which
+      tighten: added to every margin, times sigma [m, rad]; None for 0.1 where a plan is one configuration, and for 0.02 along a path, which
         has to come as near to things as its prior does.
       tracks: starting points that are carried along the levels.
       last: how many are tried in the end.
@@ -191,7 +191,7 @@ class OGD:
         reference = anchored if self.constrain == "next" else clean
         if self.constrain == "lookahead":
             reference = process.clean(anchored, k - 1)
-        usual = 0.0 if is_path(process.policy.spec.plan_type) else 0.1
+        usual = 0.02 if is_path(process.policy.spec.plan_type) else 0.1
         tighten = usual if self.tighten is None else self.tighten
         correction = replace(correction, constraints=correction.constraints.tightened(tighten * process.sigma[k]))
         tracks = correction.start(reference, solver, tracks)
