@@ -74,7 +74,10 @@ def along(constraint, robot: Embodiment, horizon: int, batch: int, repeats: int)
 def pairs(robot: Embodiment) -> int:
     """Pairs of spheres that self-collision looks at: every outer sphere with every inner one."""
     first, second = ({pair[i] for pair in robot.contacts.pairs} for i in range(2))
-    count = lambda bodies: sum(b in bodies for b in robot.spheres.body)  # noqa: E731
+
+    def count(bodies):
+        return sum(b in bodies for b in robot.spheres.body)
+
     return count(first) * count(second)
 
 
@@ -82,7 +85,10 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
     """The curves: what is varied, x and time."""
     panda = embodiments.load("panda")
     batch, repeats = options.batch, options.repeats
-    scene = lambda robot, n: constraints_of(robot, obstacles(n))["scene_collision"]  # noqa: E731
+
+    def scene(robot, n):
+        return constraints_of(robot, obstacles(n))["scene_collision"]
+
     covers = [Embodiment.from_mjcf(panda.xml, tool=panda.tool, name="panda", tolerance=t) for t in TOLERANCES]
     curves = {
         "scene collision over bodies": (

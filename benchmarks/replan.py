@@ -79,7 +79,10 @@ def main() -> None:
         latency.append(chunk.latency)
         feasible += chunk.source == "planned"
     weights = sum(leaf.size for leaf in jax.tree.leaves(policy.denoiser.weights))
-    ms = lambda values, share: round(1e3 * float(np.quantile(values, share)), 2)  # noqa: E731
+
+    def ms(values, share):
+        return round(1e3 * float(np.quantile(values, share)), 2)
+
     row = dict(
         parameters=int(weights),
         repeats=options.repeats,

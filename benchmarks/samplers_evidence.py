@@ -6,18 +6,14 @@ there leaves its part out. Plots: success against time, success against distance
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from benchmarks.page import DOCS, Part
 from diffopt.samplers.registry import cards
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE, RESULTS, PLOTS = ROOT / "docs" / "samplers.md", ROOT / "benchmarks" / "results", ROOT / "docs" / "samplers"
-BEGIN, END = "<!-- evidence: python -m benchmarks.samplers_evidence -->", "<!-- end of evidence -->"
+RESULTS, PLOTS = DOCS.parent / "benchmarks" / "results", DOCS / "samplers"
 DIALS = ("50", "10", "1", "0.1")
 SHOWN = {"ogd", "ogd_particles", "snap", "direct", "clean_projection", "ddim"}  # with a name in the plots
 
@@ -193,24 +189,13 @@ def plots() -> None:
             )
 
 
-def page(text: str) -> str:
-    """The page with fresh tables."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{section()}{END}{rest.split(END)[1]}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
-    check = parser.parse_args().check
-    text = PAGE.read_text(encoding="utf-8")
-    fresh = page(text)
-    if check and fresh != text:
-        sys.exit(f"docs/{PAGE.name} is out of date; run: python -m benchmarks.samplers_evidence")
-    if not check:
-        plots()
-        PAGE.write_text(page(text), encoding="utf-8")
-
+EVIDENCE = Part(
+    page=DOCS / "samplers.md",
+    begin="<!-- evidence: python -m benchmarks.samplers_evidence -->",
+    end="<!-- end of evidence -->",
+    make=section,
+    command="benchmarks.samplers_evidence",
+)
 
 if __name__ == "__main__":
-    main()
+    EVIDENCE.main(__doc__, plots)

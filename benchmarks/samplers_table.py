@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import sys
-from pathlib import Path
 
 import diffopt
+from benchmarks.page import DOCS, Part
 from diffopt.samplers.registry import Card, cards
-
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "samplers.md"
-BEGIN, END = "<!-- list: python -m benchmarks.samplers_table -->", "<!-- end of list -->"
 
 
 def options(card: Card) -> str:
@@ -37,23 +32,13 @@ def listing() -> str:
     return head + "\n".join(rows) + "\n\nOptions and their start values:\n\n" + "\n".join(details) + "\n"
 
 
-def page(text: str) -> str:
-    """The page with a fresh list."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{listing()}{END}{rest.split(END)[1]}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
-    check = parser.parse_args().check
-    text = PAGE.read_text(encoding="utf-8")
-    fresh = page(text)
-    if check and fresh != text:
-        sys.exit(f"docs/{PAGE.name} is out of date; run: python -m benchmarks.samplers_table")
-    if not check:
-        PAGE.write_text(fresh, encoding="utf-8")
-
+LIST = Part(
+    page=DOCS / "samplers.md",
+    begin="<!-- list: python -m benchmarks.samplers_table -->",
+    end="<!-- end of list -->",
+    make=listing,
+    command="benchmarks.samplers_table",
+)
 
 if __name__ == "__main__":
-    main()
+    LIST.main(__doc__)

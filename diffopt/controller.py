@@ -9,7 +9,7 @@
 
 Every chunk starts at the last command (so that velocity, and acceleration if limited, hold across the seam), stays near what is left of
 the last chunk by a cost that fades along the overlap, and is judged whole before it is returned: at its knots by the constraints, and
-between them, where the joints will be given the lag of their servos, by the constraints of one configuration. Where nothing feasible is
+between them, where the joints will be given the lag of their servos, by the inequalities of one configuration. Where nothing feasible is
 found by the deadline, the rest of the last feasible chunk is returned if it still is feasible, and otherwise a stop, which nothing judges.
 """
 
@@ -17,30 +17,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from diffopt.constraints import AtEveryKnot, ConstraintSet, acceleration_limits, fit, velocity_limits
-from diffopt.constraints.along import LimitsAlong
-from diffopt.constraints.overlap import Overlap
-from diffopt.constraints.set import tightened
+from diffopt.chunks import Setting, clear, draw, holds
+from diffopt.constraints import ConstraintSet
 from diffopt.geometry import Pose
-from diffopt.paths import JointPath, ToolPath, is_path
+from diffopt.paths import spec_of_paths
 from diffopt.policies.base import Policy
 from diffopt.robots.embodiment import Embodiment
-from diffopt.sample import resolve, sample
+from diffopt.sample import resolve
 
 if TYPE_CHECKING:
     from diffopt.samplers import Sampler
     from diffopt.solution import Solution
 
 Source = Literal["planned", "rest", "stop"]
-GUARD = 2e-3  # by which inequalities have to hold between the knots [m, rad]: servos do not lag quite as the model says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +122,6 @@ class Controller:
     seed: int = 0
 
     def __post_init__(self):
-        spec = self.policy.spec
-        if not is_path(spec.plan_type):
-            raise TypeError(
-                f"policy {self.policy.name!r} plans a {spec.plan_type.__name__}; a controller needs a ToolPath or JointPath"
-            )
         if not 1 <= self.execute <= self.horizon:
             raise ValueError(f"execute={self.execute}; the policy plans {self.horizon} knots")
         if self.attempts < 1 or self.particles < 1:
@@ -139,12 +130,12 @@ class Controller:
     @property
     def horizon(self) -> int:
         """Knots of a chunk."""
-        return self.policy.spec.horizon  # type: ignore[attr-defined]
+        return spec_of_paths(self.policy).horizon
 
     @property
     def dt(self) -> float:
         """Time between knots [s]."""
-        return self.policy.spec.dt  # type: ignore[attr-defined]
+        return spec_of_paths(self.policy).dt
 
     def start(self, joints: Float[np.ndarray, "A"], hand: Float[np.ndarray, "J"] | None = None) -> Memory:
         """The memory of a robot at rest at `joints` [rad] (and `hand`, by default its home posture)."""
@@ -170,7 +161,7 @@ class Controller:
         attempt = 0
         while attempt < self.attempts and (attempt == 0 or time.perf_counter() - began < self.deadline):
             marks = np.array([self.seed, memory.calls, attempt], np.uint32)
-            result = _draw(self.policy, observation, setting, marks, sampler, self.eta, self.levels, self.particles)
+            result = draw(self.policy, observation, setting, marks, sampler, self.eta, self.levels, self.particles)
             attempt += 1
             result = jax.device_get(result)
             best = _best(result)
@@ -178,7 +169,7 @@ class Controller:
             report, changed = result.explain(best), float(result.stats.terminal_move[best])
             joints, hand = result.aux["joints"][best], result.plans.joints[best]
             if bool(result.feasible[best]):
-                if bool(_clear(self.policy, setting, joints, hand, self.between)):
+                if bool(clear(self.policy, setting, joints, hand, self.between)):
                     chosen = result
                     break
                 report += " at its knots, but not between them"
@@ -222,8 +213,8 @@ class Controller:
         memory = self.start(np.asarray(self.robot.home))
         chunk, memory = self.plan(observation, memory, more)
         setting = self._setting(memory, more)
-        _holds(self.policy, setting, chunk.joints, chunk.hand)
-        _clear(self.policy, setting, chunk.joints, chunk.hand, self.between)
+        holds(self.policy, setting, chunk.joints, chunk.hand)
+        clear(self.policy, setting, chunk.joints, chunk.hand, self.between)
 
     def off(self, memory: Memory, tool: Pose, position: float = 0.03, angle: float = np.deg2rad(20)) -> bool:
         """Whether the tool (T_world_tool, measured) is further from where it was last sent than `position` [m] or `angle` [rad].
@@ -235,11 +226,11 @@ class Controller:
         gap = float(np.linalg.norm(np.asarray(sent.position) - np.asarray(tool.position)))
         return gap > position or float(np.arccos(np.clip((turn - 1) / 2, -1, 1))) > angle
 
-    def _setting(self, memory: Memory, more: ConstraintSet | None) -> _Setting:
+    def _setting(self, memory: Memory, more: ConstraintSet | None) -> Setting:
         horizon, left = self.horizon, self.horizon - self.execute
         chunk = memory.chunk
         fading = np.clip(1 - np.arange(horizon) / max(left, 1), 0, None)
-        return _Setting(
+        return Setting(
             robot=self.robot,
             given=self.constraints if more is None else self.constraints | more,
             past=memory.past,
@@ -251,90 +242,17 @@ class Controller:
             weight=(0.0 if chunk is None else self.overlap) * fading.astype(np.float32),
         )
 
-    def _fallback(self, memory: Memory, setting: _Setting) -> tuple[np.ndarray, np.ndarray, Source]:
+    def _fallback(self, memory: Memory, setting: Setting) -> tuple[np.ndarray, np.ndarray, Source]:
         """The rest of the last chunk if it still satisfies the constraints, else to stay where the robot is."""
         rest = memory.chunk
         if (
             rest is not None
-            and _holds(self.policy, setting, rest.joints, rest.hand)
-            and _clear(self.policy, setting, rest.joints, rest.hand, self.between)
+            and holds(self.policy, setting, rest.joints, rest.hand)
+            and clear(self.policy, setting, rest.joints, rest.hand, self.between)
         ):
             return rest.joints, rest.hand, "rest"
         horizon = self.horizon
         return np.tile(memory.past[-1], (horizon, 1)), np.tile(memory.hand, (horizon, 1)), "stop"
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class _Setting:
-    """What the next chunk has to satisfy, as numbers: joined to constraints where these are compiled."""
-
-    robot: Embodiment
-    given: ConstraintSet
-    past: Float[Array, "3 A"]
-    velocity: Float[Array, "A"]
-    acceleration: Any
-    clearance: Any
-    lag: Any
-    last: Float[Array, "H A"]
-    weight: Float[Array, "H"]
-
-    @property
-    def constraints(self) -> ConstraintSet:
-        out = self.robot.constraints | velocity_limits(self.robot, past=self.past[-1:], limit=self.velocity)
-        if self.acceleration is not None:
-            out = out | acceleration_limits(self.robot, self.acceleration, past=self.past[-2:])
-        return out | self.given
-
-
-@partial(jax.jit, static_argnames=("levels", "n"))
-def _draw(policy, observation, setting: _Setting, marks, sampler, eta, levels, n) -> Solution:
-    key = jax.random.key(marks[0])
-    for mark in marks[1:]:
-        key = jax.random.fold_in(key, mark)
-    constraints = setting.constraints.tightened(setting.clearance) | Overlap(joints=setting.last, weight=setting.weight)
-    return sample(policy.given(observation), constraints, n=n, key=key, sampler=sampler, levels=levels, eta=eta)
-
-
-@jax.jit
-def _holds(policy: Policy, setting: _Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"]):
-    """Whether a motion of the joints satisfies the constraints."""
-    dt = policy.spec.dt  # type: ignore[attr-defined]
-    plan: Any = JointPath(arm=joints, joints=hand, dt=dt)
-    if issubclass(policy.spec.plan_type, ToolPath):
-        tool = jax.vmap(setting.robot.tool_pose)(joints)
-        plan = ToolPath(position=tool.position, rotation=tool.rotation, joints=hand, dt=dt)
-    return fit(setting.constraints, policy.spec).report(plan, {"joints": joints}, None).satisfied
-
-
-@partial(jax.jit, static_argnames="between")
-def _clear(policy: Policy, setting: _Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"], between: int):
-    """Whether the constraints of one configuration hold where the joints will be, `between` times per step.
-
-    Commands go from knot to knot in straight lines; the lag of a first-order servo behind them is that of `constraints.tracking`.
-    """
-    dt, past = policy.spec.dt, setting.past  # type: ignore[attr-defined]
-    knots = jnp.concatenate([past, joints])
-    share = jnp.arange(1, between + 1)[:, None] / between
-    sent = (knots[:-1, None] + share * jnp.diff(knots, axis=0)[:, None]).reshape(-1, knots.shape[1])
-    T = jnp.maximum(jnp.broadcast_to(jnp.asarray(setting.lag, jnp.float32), knots.shape[1:]), 1e-6)
-    fading = jnp.exp(-dt / between / T)
-
-    def lagging(e, step):
-        e = fading * e + T * (1 - fading) / (dt / between) * step
-        return e, e
-
-    steps = jnp.diff(jnp.concatenate([past[:1], sent]), axis=0)
-    there = (sent - jax.lax.scan(lagging, jnp.zeros_like(past[0]), steps)[1])[-len(joints) * between :]
-    grip = jnp.repeat(hand, between, axis=0)
-    fitted = fit(setting.constraints, policy.spec)
-    alone = [c for c in fitted if isinstance(c, AtEveryKnot | LimitsAlong) and c.kind == "ineq"]
-    plan: Any = JointPath(arm=there, joints=grip, dt=dt / between)
-    if issubclass(policy.spec.plan_type, ToolPath):
-        tool = jax.vmap(setting.robot.tool_pose)(there)
-        plan = ToolPath(position=tool.position, rotation=tool.rotation, joints=grip, dt=dt / between)
-    rows = [tightened(c, GUARD).residual(plan, {"joints": there}, None) <= c.tolerance for c in alone]
-    return jnp.stack([jnp.all(row) for row in rows]).all() if rows else jnp.asarray(True)
 
 
 def _best(result: Solution) -> int:

@@ -7,7 +7,7 @@ speak about one configuration hold at every knot (`diffopt.constraints.along`), 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,19 @@ class JointPath:
 
 Path = ToolPath | JointPath
 PATHS = (ToolPath, JointPath)
+
+
+class PathSpec(Protocol):
+    """What a vector means that is a path; beside this it is a `PlanSpec`. Hashable; static under `jit`."""
+
+    @property
+    def plan_type(self) -> type: ...
+
+    @property
+    def horizon(self) -> int: ...
+
+    @property
+    def dt(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +162,15 @@ class JointPathSpec:
         arm, width = len(self.arm_names), len(self.arm_names) + len(self.joint_names)
         parts = {"arm": (0, arm), "joints": (arm, width)}
         return _rows(self.horizon, width, [parts[name] for name in fields])
+
+
+def spec_of_paths(policy: Any) -> PathSpec:
+    """The spec of a policy that plans paths; a TypeError names one that does not."""
+    if not is_path(policy.spec.plan_type):
+        raise TypeError(
+            f"policy {policy.name!r} plans a {policy.spec.plan_type.__name__}; expected a ToolPath or JointPath"
+        )
+    return policy.spec
 
 
 def is_path(plan: Any) -> bool:

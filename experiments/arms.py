@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import diffopt
-from diffopt.evaluation.arm_loop import follow, run, surroundings
+from diffopt.evaluation.arm_loop import run, surroundings
 from diffopt.evaluation.report import open_results, table
 from diffopt.evaluation.statistics import wilson
 from diffopt.geometry import Pose
@@ -69,7 +69,7 @@ def summary(config: dict[str, Any], rows: list[dict]) -> dict[str, Any]:
         clean=str(wilson(sum(r["success"] and not r["hits"] for r in rows), len(rows))),
         touched=sum(r["hits"] > 0 for r in rows),
         hits_planned=sum(r["hits_planned"] for r in rows),
-        too_fast=sum(r["too_fast"] for r in rows),
+        beyond=sum(r["beyond"] for r in rows),
         planned=round(100 * chunks["planned"] / total, 1) if total else None,
         chunks=dict(chunks),
         tracking=float(np.median([r["tracking"] for r in rows])),
@@ -111,7 +111,7 @@ def main(cfg: DictConfig) -> None:
         cell = Workcell(task, placed.robot, size=policy.encoder.images[2])
         if not ready and not servo:
             ready = prepare(cell, placed, seed)
-        (row,) = follow(cell, placed, [seed]) if servo else run(cell, placed, [seed], strict=strict)
+        (row,) = run(cell, placed, [seed], constrained=not servo, strict=strict)
         cell.close()
         results.append(str(seed), asdict(row))
         console.print(f"{len(results.rows())}: {'solved' if row.success else row.reason}, touches {row.hits}")

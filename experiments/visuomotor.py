@@ -1,5 +1,5 @@
-"""Run a visuomotor policy in a closed loop on held-out placements, floating or on an arm that follows by differential kinematics:
-`python -m experiments.visuomotor task=pick-place episodes=300`. The results folder resumes."""
+"""Run a visuomotor policy with its floating gripper, in a closed loop on held-out placements:
+`python -m experiments.visuomotor task=pick-place episodes=300`. The results folder resumes. On arms: `experiments.arms`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffopt.policies import checkpoint
 from diffopt.tasks import visuomotor
 from diffopt.tasks.workcell import Workcell
 
-COLUMNS = {"task": "task", "robot": "robot", "episodes": "episodes", "success": "success %", "time": "seconds"}
+COLUMNS = {"task": "task", "episodes": "episodes", "success": "success %", "time": "seconds"}
 
 
 def proposer(policy, sampler: str, levels: int, eta: float, seed: int) -> Propose:
@@ -40,11 +40,8 @@ def proposer(policy, sampler: str, levels: int, eta: float, seed: int) -> Propos
 def main(cfg: DictConfig) -> None:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     console, output, record = Console(), config.pop("output"), config.pop("record")
-    policy = diffopt.policies.load(config["prior"])
-    robot = None
-    if config["embodiment"]:
-        robot = diffopt.embodiments.load(config["embodiment"]).at(jax.numpy.asarray(config["base"]))
-    cell = Workcell(visuomotor.load(config["task"]), robot, size=policy.encoder.images[2])
+    policy = diffopt.policies.load(config["policy"])
+    cell = Workcell(visuomotor.load(config["task"]), size=policy.encoder.images[2])
     propose = proposer(policy, config["sampler"], config["levels"], config["eta"], config["seed"])
     results = open_results(output, config)
     every = range(visuomotor.HELD_OUT, visuomotor.HELD_OUT + config["episodes"])
@@ -62,7 +59,6 @@ def main(cfg: DictConfig) -> None:
     summary = [
         dict(
             task=config["task"],
-            robot=config["embodiment"] or "floating gripper",
             episodes=len(rows),
             success=str(rate),
             time=times[len(times) // 2] if times else None,
@@ -71,7 +67,7 @@ def main(cfg: DictConfig) -> None:
     results.finish(summary, config["seed"])
     if record:
         checkpoint.annotate(
-            config["prior"], dict(test=dict(config, success=rate.estimate, interval95=[rate.low, rate.high]))
+            config["policy"], dict(test=dict(config, success=rate.estimate, interval95=[rate.low, rate.high]))
         )
     console.print(table("closed loop, held-out placements", COLUMNS, summary))
     cell.close()

@@ -57,7 +57,10 @@ def looked_at(request):
         )
         seen["derivative"] = jax.vmap(jax.jacfwd(residual))(postures)
         if isinstance(constraint, JointsLinear):
-            stated = lambda q: constraint.jacobian(good[0], good[1] | {"joints": q}, None)  # noqa: E731
+
+            def stated(q):
+                return constraint.jacobian(good[0], good[1] | {"joints": q}, None)
+
             seen["stated"] = jax.vmap(stated)(postures)
         if isinstance(constraint, Windowed):
             seen["stated"] = jax.vmap(by_windows)(postures)

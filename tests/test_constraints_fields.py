@@ -41,7 +41,10 @@ def enclosed(point, triangles):
     """The winding number of a closed surface about a point: the sum of the solid angles of its faces (van Oosterom and Strackee 1983)."""
     a, b, c = np.moveaxis(triangles - point, 1, 0)
     la, lb, lc = (np.linalg.norm(x, axis=1) for x in (a, b, c))
-    dot = lambda x, y: np.einsum("fi,fi->f", x, y)  # noqa: E731
+
+    def dot(x, y):
+        return np.einsum("fi,fi->f", x, y)
+
     below = la * lb * lc + dot(a, b) * lc + dot(b, c) * la + dot(c, a) * lb
     return np.sum(2 * np.arctan2(dot(a, np.cross(b, c)), below)) / (4 * np.pi)
 

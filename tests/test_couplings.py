@@ -183,7 +183,10 @@ def test_leaders_are_kept_where_followers_are_within_their_limits():
 
 
 def test_couplings_that_make_no_sense_are_refused():
-    model = lambda rest: mujoco.MjModel.from_xml_string(chain("|".join(["range='-1 1'"] * 3), rest))  # noqa: E731
+
+    def model(rest):
+        return mujoco.MjModel.from_xml_string(chain("|".join(["range='-1 1'"] * 3), rest))
+
     circle = (
         '<joint joint1="j0" joint2="j1" polycoef="0 1 1 0 0"/><joint joint1="j1" joint2="j0" polycoef="0 1 1 0 0"/>'
     )

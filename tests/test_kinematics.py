@@ -17,7 +17,9 @@ SHIPPED = (*parts.ARMS, *parts.HANDS, "panda-allegro", "ur5e-shadow")
 def random_tree(seed: int) -> str:
     """A random tree of about ten bodies as MJCF: bodies with no, one or several joints, off-centre anchors, odd axes, a free root."""
     rng = np.random.default_rng(seed)
-    numbers = lambda v: " ".join(f"{x:.9f}" for x in v)  # noqa: E731
+
+    def numbers(v):
+        return " ".join(f"{x:.9f}" for x in v)
 
     def body(depth: int, free: bool) -> str:
         joints = '<freejoint name="free"/>' if free else ""

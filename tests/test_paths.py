@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
 import diffopt
 from diffopt.constraints import (
     ConstraintSet,
+    Overlap,
     SceneCollision,
     acceleration_limits,
     fit,
@@ -17,6 +19,7 @@ from diffopt.constraints import (
     jerk_limits,
     velocity_limits,
 )
+from diffopt.evaluation.judge import Judge
 from diffopt.geometry import Pose, shapes
 from diffopt.paths import JointPath, JointPathSpec, ToolPath, ToolPathSpec
 from diffopt.plans import Grasp
@@ -28,6 +31,18 @@ from diffopt.samplers.correction import Correction
 from diffopt.solvers import Dense, Knots, RealTimeIteration, Window
 
 H = 6
+
+
+class Ball:
+    """A scene for the judge: a ball that stands fast, and nothing to grasp."""
+
+    object = None
+
+    def __init__(self, position, radius):
+        self.position, self.radius = position, radius
+
+    def add_to(self, spec):
+        spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[self.radius, 0, 0], pos=self.position)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +151,7 @@ def _everything(robot, path):
         | from_residual(lambda plan: plan.wrist.position[2] - 0.9, name="low", plan_type=Grasp)
         | from_residual(lambda plan: jnp.sum(plan.position[:, 0]) - 3.0, name="sum", plan_type=ToolPath)
         | from_residual(lambda plan: plan.joints, name="open", plan_type=Grasp, kind="cost")
+        | Overlap(joints=jnp.tile(robot.home, (H, 1)), weight=jnp.linspace(1.0, 0.0, H))
     )
 
 
@@ -155,7 +171,7 @@ def test_the_linearisation_is_the_derivative(robot):
 
 @pytest.mark.parametrize("kind", ["tool", pytest.param("joints", marks=pytest.mark.slow)])
 def test_sampled_paths_can_be_executed(robot, kind):
-    """OGD around a motion that is too fast and passes through a ball: what is called feasible is, by NumPy and FK."""
+    """OGD around a motion that is too fast and passes through a ball: what is called feasible is, by NumPy and C MuJoCo."""
     joints, path = swing(robot, rate=2.4)
     if kind == "tool":
         own, vector = spec(), spec().encode(path, Pose.identity())
@@ -172,6 +188,14 @@ def test_sampled_paths_can_be_executed(robot, kind):
     found = np.asarray(result.joints)[np.asarray(result.feasible)]
     steps = np.diff(np.concatenate([np.tile(robot.home, (len(found), 1, 1)), found], 1), axis=1)
     assert (np.abs(steps) / 0.1 <= np.asarray(robot.velocity) + 1e-3).all()
+    judge = Judge.of(robot, Ball(np.asarray(ball.position[0]), 0.05))
+    for plan in range(len(found)):
+        path = jax.tree.map(lambda leaf, plan=plan: np.asarray(leaf)[np.asarray(result.feasible)][plan], result.plans)
+        for h in range(H):
+            pose = robot.tool_pose(jnp.asarray(found[plan, h]))
+            wrist = (pose.position, pose.rotation) if kind == "joints" else (path.position[h], path.rotation[h])
+            knot = Grasp(position=wrist[0], rotation=wrist[1], joints=path.joints[h], squeeze=np.zeros(1))
+            assert judge(knot, found[plan, h]).feasible
     tool = jax.vmap(jax.vmap(robot.tool_pose))(jnp.asarray(found)).position
     if kind == "tool":
         np.testing.assert_allclose(tool, result.plans.position[np.asarray(result.feasible)], atol=1e-3)

@@ -191,7 +191,9 @@ def test_every_file_with_a_card_is_listed_once():
 
 
 def test_the_documented_list_is_that_of_the_cards():
-    from benchmarks.samplers_table import PAGE, page
+    from benchmarks.samplers_evidence import EVIDENCE
+    from benchmarks.samplers_table import LIST
 
-    text = PAGE.read_text(encoding="utf-8")
-    assert page(text) == text, "run: python -m benchmarks.samplers_table"
+    for part in (LIST, EVIDENCE):
+        text = part.page.read_text(encoding="utf-8")
+        assert part.fresh(text) == text, f"run: python -m {part.command}"

@@ -22,7 +22,12 @@ OGD_FAMILY = [
     for hard in (True, False)
 ]
 ALL = [load("ogd"), *OGD_FAMILY]
-name_of = lambda s: f"{type(s).__name__}-{s.anchor}-{s.constrain}-{s.hard}" if isinstance(s, OGD) else type(s).__name__  # noqa: E731
+
+
+def name_of(s):
+    return f"{type(s).__name__}-{s.anchor}-{s.constrain}-{s.hard}" if isinstance(s, OGD) else type(s).__name__
+
+
 each_sampler = pytest.mark.parametrize("sampler", ALL, ids=name_of)
 
 

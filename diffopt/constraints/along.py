@@ -32,16 +32,10 @@ from diffopt.plans import Grasp
 from diffopt.robots.motion import follow
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class AtEveryKnot:
-    """A constraint of one configuration, at every knot of a path.
+class _Along:
+    """What a constraint along a path has from the one that it is made of."""
 
-    Attributes:
-      base: the constraint.
-    """
-
-    base: Constraint
+    base: Any
 
     plan_type: ClassVar[tuple[type, ...]] = (ToolPath, JointPath)
 
@@ -56,6 +50,18 @@ class AtEveryKnot:
     @property
     def tolerance(self) -> Any:
         return self.base.tolerance
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class AtEveryKnot(_Along):
+    """A constraint of one configuration, at every knot of a path.
+
+    Attributes:
+      base: the constraint.
+    """
+
+    base: Any
 
     def residual(self, plan: Path, aux: Auxiliary, context: Any) -> Float[Array, "H m"]:
         """The residual at each knot, in the units of the constraint."""
@@ -90,7 +96,7 @@ class AtEveryKnot:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class LimitsAlong:
+class LimitsAlong(_Along):
     """Box bounds on the joints, at every knot.
 
     Attributes:
@@ -98,20 +104,6 @@ class LimitsAlong:
     """
 
     base: Any
-
-    plan_type: ClassVar[tuple[type, ...]] = (ToolPath, JointPath)
-
-    @property
-    def name(self) -> str:
-        return self.base.name
-
-    @property
-    def kind(self) -> Kind:
-        return self.base.kind
-
-    @property
-    def tolerance(self) -> Any:
-        return self.base.tolerance
 
     def bounds(self) -> dict[str, tuple[Float[Array, "A"], Float[Array, "A"]]]:
         return self.base.bounds()
@@ -126,7 +118,7 @@ class LimitsAlong:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class ReachAlong:
+class ReachAlong(_Along):
     """The arm holds the tool where the path wants it, knot by knot; or has the joints that the path names.
 
     Attributes:
@@ -137,19 +129,9 @@ class ReachAlong:
     base: Any
     by_joints: bool = field(default=False, metadata=dict(static=True))
 
-    plan_type: ClassVar[tuple[type, ...]] = (ToolPath, JointPath)
-
-    @property
-    def name(self) -> str:
-        return self.base.name
-
     @property
     def robot(self) -> Any:
         return self.base.robot
-
-    @property
-    def kind(self) -> Kind:
-        return self.base.kind
 
     @property
     def tolerance(self) -> Any:
@@ -196,9 +178,6 @@ class ReachAlong:
 
     def labels(self) -> tuple[str, ...]:
         return self.base.robot.arm if self.by_joints else self.base.labels()
-
-
-Along = AtEveryKnot | LimitsAlong | ReachAlong
 
 
 def along(constraint: Constraint, spec: Any) -> Constraint:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.constraints.posture import frames_at
+from diffopt.constraints.wrist import needs_arm
 from diffopt.geometry import Shapes
 from diffopt.geometry.nearest import distance_and_normal, distance_to, distances, nearest
 from diffopt.plans import Grasp
@@ -107,20 +108,8 @@ class SceneCollision:
 
     def _setting(self) -> tuple[Embodiment, Spheres, Shapes, np.ndarray | None]:
         """The robot, its moving spheres, all obstacles in the base's frame, and 1 km where one does not concern a sphere."""
-        if self.rows not in ROWS:
-            raise ValueError(f"no rows {self.rows!r} in {self.name!r}; there are: {', '.join(ROWS)}")
-        if self.robot is None:
-            raise ValueError(f"{self.name!r} has no robot: join it with a robot's constraints, or use .on(robot)")
-        robot = self.robot
-        spheres = robot.spheres.take(robot.contacts.moving)
-        far = None
-        obstacles = self.shapes
-        if len(self.arm_shapes):
-            held = robot.below_tool
-            free = np.array([b in held for b in spheres.body])
-            only_arm = np.arange(len(self.shapes) + len(self.arm_shapes)) >= len(self.shapes)
-            far = np.where(only_arm[:, None] & free[None], np.float32(_FAR), np.float32(0))
-            obstacles = self.shapes | self.arm_shapes
+        robot, spheres, far = looked_at(self, ROWS, len(self.shapes), len(self.arm_shapes))
+        obstacles = self.shapes | self.arm_shapes if len(self.arm_shapes) else self.shapes
         base = robot.base.inverse()
         return robot, spheres, obstacles.transform(base.position, base.rotation), far
 
@@ -148,6 +137,28 @@ class SceneCollision:
         ball = shapes.sphere(0.1, robot.tool_pose(turned).position)
         scene = SceneCollision(robot=robot, shapes=ball | shapes.box((1.0, 1.0, 0.05), (0.0, 0.0, -0.2)))
         return scene, (plan, {"joints": joints}), (plan, {"joints": turned})
+
+
+def looked_at(
+    constraint: Any, there: tuple[str, ...], everything: int, arm_only: int
+) -> tuple[Embodiment, Spheres, np.ndarray | None]:
+    """The robot of a collision constraint, the spheres that its arm moves, and 1 km where an obstacle does not concern a sphere.
+
+    Args:
+      there: what `rows` may be.
+      everything, arm_only: how many obstacles everything has to be clear of, and how many more the arm alone.
+    Raises:
+      ValueError: there are no such rows, or no robot.
+    """
+    if constraint.rows not in there:
+        raise ValueError(f"no rows {constraint.rows!r} in {constraint.name!r}; there are: {', '.join(there)}")
+    robot = needs_arm(constraint.robot, constraint.name)
+    spheres = robot.spheres.take(robot.contacts.moving)
+    if not arm_only:
+        return robot, spheres, None
+    free = np.array([b in robot.below_tool for b in spheres.body])
+    of_arm = np.arange(everything + arm_only) >= everything
+    return robot, spheres, np.where(of_arm[:, None] & free[None], np.float32(_FAR), np.float32(0))
 
 
 def worst_of_body(distance: Float[Array, "S"], body: tuple[int, ...]) -> Int[Array, "B"]:

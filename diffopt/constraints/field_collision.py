@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, Kind
-from diffopt.constraints.collision import worst_of_body
+from diffopt.constraints.collision import looked_at, worst_of_body
 from diffopt.constraints.posture import frames_at
 from diffopt.geometry.field import Field
 from diffopt.plans import Grasp
@@ -28,7 +28,6 @@ from diffopt.robots.embodiment import Embodiment
 from diffopt.robots.motion import along, moved_by, screws
 
 ROWS = ("sphere", "body")
-_FAR = 1e3
 
 
 @jax.tree_util.register_dataclass
@@ -95,22 +94,15 @@ class FieldCollision:
         """The sphere of every row."""
         return worst_of_body(d - spheres.radii, spheres.body) if self.rows == "body" else np.arange(len(spheres))
 
-    def _setting(self) -> tuple[Embodiment, Spheres, list[Field], np.ndarray]:
+    def _setting(self) -> tuple[Embodiment, Spheres, list[Field], Any]:
         """The robot, its moving spheres, all obstacles in the base's frame, and 1 km where one does not concern a sphere."""
-        if self.rows not in ROWS:
-            raise ValueError(f"no rows {self.rows!r} in {self.name!r}; there are: {', '.join(ROWS)}")
-        if self.robot is None:
-            raise ValueError(f"{self.name!r} has no robot: join it with a robot's constraints, or use .on(robot)")
         everything = (*self.fields, *self.arm_fields)
         if not everything:
             raise ValueError(f"{self.name!r} has no fields to be clear of")
-        robot = self.robot
-        spheres = robot.spheres.take(robot.contacts.moving)
-        held = np.array([b in robot.below_tool for b in spheres.body])
-        only_arm = np.arange(len(everything)) >= len(self.fields)
-        far = np.where(only_arm[:, None] & held[None], np.float32(_FAR), np.float32(0))
+        robot, spheres, far = looked_at(self, ROWS, len(self.fields), len(self.arm_fields))
         base = robot.base.inverse()
-        return robot, spheres, [f.transform(base.position, base.rotation) for f in everything], far
+        placed = [f.transform(base.position, base.rotation) for f in everything]
+        return robot, spheres, placed, 0.0 if far is None else far
 
     @staticmethod
     def example(key: Any) -> tuple[FieldCollision, tuple[Grasp, Auxiliary], tuple[Grasp, Auxiliary]]:

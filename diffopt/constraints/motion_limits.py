@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, Kind
+from diffopt.constraints.steps import windows, with_past
 from diffopt.paths import JointPath, Path, ToolPath
 from diffopt.robots.embodiment import Embodiment
 from diffopt.robots.motion import follow
@@ -69,8 +70,7 @@ class MotionLimits:
 
     def differences(self, joints: Float[Array, "H A"], dt: float) -> Float[Array, "R A"]:
         """(D^n q)_h / dt^n of every knot that has n steps before it."""
-        steps = joints if self.past is None else jnp.concatenate([self.past, joints])
-        return jnp.diff(steps, n=self.order, axis=0) / dt**self.order
+        return jnp.diff(with_past(self.past, joints), n=self.order, axis=0) / dt**self.order
 
     def residual(self, plan: Path, aux: Auxiliary, context: Any) -> Float[Array, "R 2A"]:
         """How far each joint is beyond its limit, less the slack, upwards, then downwards [rad/s^n]; satisfied when <= 0."""
@@ -85,11 +85,7 @@ class MotionLimits:
         weights = np.array([(-1) ** (n - i) * math.comb(n, i) for i in range(n + 1)], np.float32) / plan.dt**n
         both = np.concatenate([np.eye(A), -np.eye(A)]).astype(np.float32)
         row = weights[:, None] * both[:, None]  # (2A, n + 1, A)
-        before = 0 if self.past is None else len(self.past)
-        # a row that looks back beyond the path has only the last of its n + 1 knots among the unknowns
-        early = tuple((0, jnp.asarray(row[None, :, before - r :])) for r in range(before))
-        rest = jnp.broadcast_to(row, (len(values) - before, *row.shape))
-        return self._beyond(values), (*early, (0, rest))
+        return self._beyond(values), windows(jnp.broadcast_to(row, (len(values), *row.shape)), self.past)
 
     def labels(self) -> tuple[str, ...]:
         return tuple(f"{joint} {way}" for way in ("upwards", "downwards") for joint in self.robot.arm)

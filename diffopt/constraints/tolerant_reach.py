@@ -87,7 +87,10 @@ class TolerantReach:
         """The realised plan, and its derivative by the joints, whose leaves have a leading axis of joints."""
         tool, turning, moving = body_motion(self.robot, aux["joints"])
         rates = Pose(position=moving, rotation=jnp.cross(turning[:, :, None], tool.rotation[None], axis=1))
-        moved = lambda tool: self._moved(plan.wrist, tool)  # noqa: E731
+
+        def moved(tool):
+            return self._moved(plan.wrist, tool)
+
         wrist, rate = jax.vmap(lambda t: jax.jvp(moved, (tool,), (t,)), out_axes=(None, 0))(rates)
         joints = moving.shape[0]
         return replace(plan, position=wrist.position, rotation=wrist.rotation), Grasp(

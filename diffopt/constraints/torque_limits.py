@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, Kind
+from diffopt.constraints.steps import windows, with_past
 from diffopt.paths import JointPath, Path, ToolPath
 from diffopt.robots.dynamics import inertias, inverse_dynamics
 from diffopt.robots.embodiment import Embodiment
@@ -55,7 +56,7 @@ class TorqueLimits:
         return jnp.concatenate([tau, -tau]) - (1 - self.slack) * jnp.tile(self.limit, 2)
 
     def _steps(self, joints: Float[Array, "H A"]) -> Float[Array, "R 3 A"]:
-        steps = joints if self.past is None else jnp.concatenate([self.past, joints])
+        steps = with_past(self.past, joints)
         return jnp.stack([steps[:-2], steps[1:-1], steps[2:]], axis=1)
 
     def residual(self, plan: Path, aux: Auxiliary, context: Any) -> Float[Array, "R 2A"]:
@@ -73,10 +74,7 @@ class TorqueLimits:
             )
 
         values, columns = jax.vmap(one)(three)
-        blocks = columns.reshape(*columns.shape[:2], *three.shape[1:])
-        before = 0 if self.past is None else len(self.past)
-        early = tuple((0, blocks[r : r + 1, :, before - r :]) for r in range(before))
-        return values, (*early, (0, blocks[before:]))
+        return values, windows(columns.reshape(*columns.shape[:2], *three.shape[1:]), self.past)
 
     def labels(self) -> tuple[str, ...]:
         return tuple(f"{joint} {way}" for way in ("upwards", "downwards") for joint in self.robot.arm)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, Kind
+from diffopt.constraints.steps import windows, with_past
 from diffopt.geometry import rotation_vector
 from diffopt.paths import JointPath, Path, ToolPath
 from diffopt.robots.embodiment import Embodiment
@@ -73,7 +74,7 @@ class Tracking:
         return jnp.stack([_norm(gap) - (1 - self.slack) * self.position, _norm(turn) - (1 - self.slack) * self.angle])
 
     def _steps(self, joints: Float[Array, "H A"]) -> Float[Array, "H M A"]:
-        steps = jnp.concatenate([self.past[-MEMORY:], joints])
+        steps = with_past(self.past[-MEMORY:], joints)
         return jnp.stack([steps[i : i + len(joints)] for i in range(MEMORY + 1)], axis=1)
 
     def residual(self, plan: Path, aux: Auxiliary, context: Any) -> Float[Array, "H 2"]:
@@ -85,8 +86,7 @@ class Tracking:
         steps = self._steps(aux["joints"])
         values = self.residual(plan, aux, context)
         blocks = jax.vmap(jax.jacrev(lambda steps: self._rows(steps, plan.dt)))(steps)
-        early = tuple((0, blocks[r : r + 1, :, MEMORY - r :]) for r in range(MEMORY))
-        return values, (*early, (0, blocks[MEMORY:]))
+        return values, windows(blocks, self.past[-MEMORY:])
 
     def labels(self) -> tuple[str, ...]:
         return ("distance [m]", "turn [rad]")

@@ -16,14 +16,16 @@ import jax
 import numpy as np
 
 from diffopt.constraints import ConstraintSet, SceneCollision
-from diffopt.controller import Chunk, Controller, Memory
+from diffopt.controller import Controller, Memory
 from diffopt.geometry import Pose
+from diffopt.paths import ToolPath
+from diffopt.policies.observation import Observation
 from diffopt.robots.embodiment import Embodiment
 from diffopt.sample import sample
 from diffopt.tasks.script import PERIOD, Command
 from diffopt.tasks.workcell import Episode, Unreachable, Workcell, observation
 
-SLACK = 1e-3  # share of a limit that rounding may exceed
+SLACK = 1e-3  # by which rounding may exceed a limit: a share of a velocity, or [rad]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class ArmRun:
       seed: of its placements. success: whether the task was solved. reason: why not. time: at its end [s].
       chunks: by source ("planned", "rest", "stop", "followed").
       hits: periods with contact between the robot and what stands fast; hits_planned: those within chunks reported feasible.
-      too_fast: periods of planned chunks in which a joint was commanded beyond its velocity limit.
+      beyond: periods of planned chunks that command a joint beyond its range or its velocity limit.
       tracking: largest distance of the tool from where it was sent, at the ends of periods [m].
       seam_jerk: root mean square over the seams of the largest joint jerk there [rad/s^3].
       changed: median terminal correction of planned chunks [standard deviations].
@@ -48,7 +50,7 @@ class ArmRun:
     chunks: dict[str, int] = field(default_factory=dict)
     hits: int = 0
     hits_planned: int = 0
-    too_fast: int = 0
+    beyond: int = 0
     tracking: float = 0.0
     seam_jerk: float = 0.0
     changed: float = 0.0
@@ -60,66 +62,19 @@ def run(
     controller: Controller,
     seeds: Sequence[int],
     *,
+    constrained: bool = True,
     strict: bool = True,
     moments: int = 2,
-    progress: Callable[[ArmRun], None] = lambda run: None,
 ) -> list[ArmRun]:
     """One episode for every seed, in their order.
 
     Args:
-      strict: whether only feasible chunks are executed.
+      constrained: whether the controller plans; else plain samples of its policy are followed, and nothing is constrained.
+      strict: whether only feasible chunks are executed; else the best that was found is followed where none is.
       moments: how many moments the policy observes.
     """
-    out = []
-    for seed in seeds:
-        out.append(_episode(cell, controller, seed, strict, moments))
-        progress(out[-1])
-    return out
-
-
-def follow(cell: Workcell, controller: Controller, seeds: Sequence[int], *, moments: int = 2) -> list[ArmRun]:
-    """The same with plain samples of the controller's policy, followed by differential kinematics: nothing is constrained."""
-    plain = _plain(controller.levels, controller.eta)
-    out = []
-    for seed in seeds:
-        try:
-            episode = cell.start(seed)
-        except Unreachable:
-            out.append(ArmRun(seed=seed, success=False, reason="unreachable start"))
-            continue
-        seen = [episode.moment()] * moments
-        watch, calls = _Watch(robot=controller.robot), 0
-        while not episode.over:
-            began = time.perf_counter()
-            plan = jax.device_get(
-                plain(controller.policy, observation(seen[-moments:]), np.array([seed, calls], np.uint32))
-            )
-            watch.latency.append(round(time.perf_counter() - began, 5))
-            watch.seams.append(len(watch.commands))
-            calls += 1
-            for k in range(controller.execute):
-                pose = Pose(position=plan.position[k].astype(float), rotation=plan.rotation[k].astype(float))
-                hits = episode.hits
-                episode.move(Command(pose=pose, opening=float(plan.joints[k, 0])))
-                watch.moved(episode, "followed", episode.hits > hits)
-                if episode.over:
-                    break
-                if k >= controller.execute - moments:
-                    seen = [*seen, episode.moment()][-moments:]
-            watch.sources["followed"] = calls
-        out.append(watch.run(seed, episode))
-    return out
-
-
-@functools.cache
-def _plain(levels: int, eta: float) -> Callable:
-    @jax.jit
-    def draw(policy, view, marks):
-        key = jax.random.fold_in(jax.random.key(marks[0]), marks[1])
-        plans = sample(policy.given(view), n=1, key=key, sampler="ddim", levels=levels, eta=eta).plans
-        return jax.tree.map(lambda leaf: leaf[0], plans)
-
-    return draw
+    ask = _constrained(strict) if constrained else _plain(controller.levels, controller.eta)
+    return [_episode(cell, controller, seed, ask, moments) for seed in seeds]
 
 
 def surroundings(cell: Workcell, episode: Episode) -> ConstraintSet:
@@ -127,7 +82,57 @@ def surroundings(cell: Workcell, episode: Episode) -> ConstraintSet:
     return ConstraintSet.of(SceneCollision(shapes=cell.task.obstacles(episode.data)))
 
 
-def _episode(cell: Workcell, controller: Controller, seed: int, strict: bool, moments: int) -> ArmRun:
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What to execute: joints [rad] and openings [m] per knot, or, `source` being "followed", the tool poses of `plan`."""
+
+    source: str
+    latency: float
+    plan: ToolPath
+    joints: np.ndarray | None = None
+    opening: np.ndarray | None = None
+    changed: float = 0.0
+    memory: Memory | None = None
+
+
+Ask = Callable[[Controller, Observation, Memory, Workcell, Episode], _Answer]
+
+
+def _constrained(strict: bool) -> Ask:
+    def ask(controller: Controller, view: Observation, memory: Memory, cell: Workcell, episode: Episode) -> _Answer:
+        chunk, after = controller.plan(view, memory, surroundings(cell, episode))
+        if chunk.source != "planned" and not strict:
+            return _Answer(source="followed", latency=chunk.latency, plan=chunk.plan)
+        return _Answer(
+            source=chunk.source,
+            latency=chunk.latency,
+            plan=chunk.plan,
+            joints=chunk.joints,
+            opening=chunk.hand[:, 0],
+            changed=chunk.changed,
+            memory=after,
+        )
+
+    return ask
+
+
+@functools.cache
+def _plain(levels: int, eta: float) -> Ask:
+    @jax.jit
+    def draw(policy, view, marks):
+        key = jax.random.fold_in(jax.random.key(marks[0]), marks[1])
+        plans = sample(policy.given(view), n=1, key=key, sampler="ddim", levels=levels, eta=eta).plans
+        return jax.tree.map(lambda leaf: leaf[0], plans)
+
+    def ask(controller: Controller, view: Observation, memory: Memory, cell: Workcell, episode: Episode) -> _Answer:
+        began = time.perf_counter()
+        plan = jax.device_get(draw(controller.policy, view, np.array([controller.seed, memory.calls], np.uint32)))
+        return _Answer(source="followed", latency=time.perf_counter() - began, plan=plan)
+
+    return ask
+
+
+def _episode(cell: Workcell, controller: Controller, seed: int, ask: Ask, moments: int) -> ArmRun:
     try:
         episode = cell.start(seed)
     except Unreachable:
@@ -137,33 +142,22 @@ def _episode(cell: Workcell, controller: Controller, seed: int, strict: bool, mo
     seen = [episode.moment()] * moments
     watch = _Watch(robot=controller.robot)
     while not episode.over:
-        chunk, after = controller.plan(observation(seen[-moments:]), memory, surroundings(cell, episode))
-        watch.asked(chunk)
-        follow = not strict and chunk.source != "planned"
-        source = "followed" if follow else chunk.source
+        answer = ask(controller, observation(seen[-moments:]), memory, cell, episode)
+        watch.asked(answer)
         for k in range(controller.execute):
-            hits = episode.hits
-            if follow:
-                pose = Pose(
-                    position=chunk.plan.position[k].astype(float), rotation=chunk.plan.rotation[k].astype(float)
-                )
-                episode.move(Command(pose=pose, opening=float(chunk.plan.joints[k, 0])))
-            else:
-                episode.move_joints(chunk.joints[k], float(chunk.hand[k, 0]))
-            watch.moved(episode, source, episode.hits > hits)
+            watch.move(episode, answer, k)
             if episode.over:
                 break
             if k >= controller.execute - moments:
                 seen = [*seen, episode.moment()][-moments:]
-        watch.sources[source] = watch.sources.get(source, 0) + 1
-        memory = _followed(memory, watch, chunk) if follow else after
+        memory = answer.memory or _gone(memory, watch, answer)
     return watch.run(seed, episode)
 
 
-def _followed(memory: Memory, watch: _Watch, chunk: Chunk) -> Memory:
+def _gone(memory: Memory, watch: _Watch, answer: _Answer) -> Memory:
     """The memory after the arm has gone its own way: nothing is left of the last chunk."""
     past = np.concatenate([memory.past, np.asarray(watch.commands, np.float32)])[-3:]
-    return Memory(past=past, hand=chunk.hand[-1], chunk=None, calls=memory.calls + 1)
+    return Memory(past=past, hand=np.asarray(answer.plan.joints[-1]), chunk=None, calls=memory.calls + 1)
 
 
 @jax.jit
@@ -182,24 +176,32 @@ class _Watch:
     latency: list[float] = field(default_factory=list)
     changed: list[float] = field(default_factory=list)
     hits_planned: int = 0
-    too_fast: int = 0
+    beyond: int = 0
     tracking: float = 0.0
 
-    def asked(self, chunk: Chunk) -> None:
-        self.latency.append(round(chunk.latency, 5))
+    def asked(self, answer: _Answer) -> None:
+        self.latency.append(round(answer.latency, 5))
         self.seams.append(len(self.commands))
-        if chunk.source == "planned":
-            self.changed.append(chunk.changed)
+        self.sources[answer.source] = self.sources.get(answer.source, 0) + 1
+        if answer.source == "planned":
+            self.changed.append(answer.changed)
 
-    def moved(self, episode: Episode, source: str, hit: bool) -> None:
-        joints = np.asarray(episode.joints)
-        if source == "planned":
-            self.hits_planned += hit
-            if self.commands:
-                step = np.abs(joints - self.commands[-1]) / PERIOD
-                self.too_fast += bool(np.any(step > np.asarray(self.robot.velocity) * (1 + SLACK)))
-        self.commands.append(joints)
-        sent = _tool(self.robot, joints)
+    def move(self, episode: Episode, answer: _Answer, k: int) -> None:
+        """Execute knot k, and look at what was commanded before the workcell cuts it to what the arm may do, and at what happens."""
+        hits, before = episode.hits, np.asarray(episode.joints)
+        if answer.joints is None or answer.opening is None:
+            pose = Pose(position=answer.plan.position[k].astype(float), rotation=answer.plan.rotation[k].astype(float))
+            episode.move(Command(pose=pose, opening=float(answer.plan.joints[k, 0])))
+        else:
+            episode.move_joints(answer.joints[k], float(answer.opening[k]))
+        if answer.source == "planned" and answer.joints is not None:
+            wanted, robot = answer.joints[k], self.robot
+            self.hits_planned += episode.hits > hits
+            fast = np.abs(wanted - before) / PERIOD > np.asarray(robot.velocity) * (1 + SLACK)
+            out = np.maximum(np.asarray(robot.lower) - wanted, wanted - np.asarray(robot.upper)) > SLACK
+            self.beyond += bool(np.any(fast | out))
+        self.commands.append(np.asarray(episode.joints))
+        sent = _tool(self.robot, self.commands[-1])
         self.tracking = max(self.tracking, float(np.linalg.norm(np.asarray(sent.position) - episode.tool.position)))
 
     def run(self, seed: int, episode: Episode) -> ArmRun:
@@ -215,7 +217,7 @@ class _Watch:
             chunks=self.sources,
             hits=episode.hits,
             hits_planned=self.hits_planned,
-            too_fast=self.too_fast,
+            beyond=self.beyond,
             tracking=round(self.tracking, 5),
             seam_jerk=round(float(np.sqrt(np.mean([jerk[s - 2 : s + 1].max() ** 2 for s in at]))) if at else 0.0, 2),
             changed=round(float(np.median(self.changed)), 4) if self.changed else 0.0,

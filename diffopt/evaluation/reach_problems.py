@@ -159,7 +159,10 @@ def inverse_kinematics(
         return jnp.clip(q + jnp.where(jnp.isfinite(p), p, 0.0), robot.lower, robot.upper)
 
     def descend(grasp: Grasp, q, collisions):
-        body = lambda q, _: (jax.vmap(lambda q: moved(grasp, q, collisions))(q), None)  # noqa: E731
+
+        def body(q, _):
+            return (jax.vmap(lambda q: moved(grasp, q, collisions))(q), None)
+
         return jax.lax.scan(body, q, length=steps)[0]
 
     def one(grasp: Grasp):

@@ -65,7 +65,10 @@ class Spheres:
 
     def take(self, keep) -> Spheres:
         """The spheres at the indices `keep`."""
-        pick = lambda values: tuple(values[int(i)] for i in keep)  # noqa: E731
+
+        def pick(values):
+            return tuple(values[int(i)] for i in keep)
+
         return Spheres(
             center=pick(self.center), radius=pick(self.radius), body=pick(self.body), overshoot=pick(self.overshoot)
         )

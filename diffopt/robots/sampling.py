@@ -105,7 +105,10 @@ def contacts(
         elif nearest.min() < _NEAR:
             pairs.append((a, b))
             clear &= nearest > 0
-    name = lambda listed: tuple((model.body(a).name, model.body(b).name) for a, b in listed)  # noqa: E731
+
+    def name(listed):
+        return tuple((model.body(a).name, model.body(b).name) for a, b in listed)
+
     found = Contacts(pairs=tuple(pairs), names=name(pairs), always=name(always), moving=moving)
     free = postures[clear]
     free[:, hand] = posture[hand]

@@ -13,9 +13,7 @@ tolerance. Inverse kinematics has local minima: several starting points, the tra
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,22 +21,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from diffopt.constraints import (
-    AtEveryKnot,
     Bounded,
     Constraint,
     ConstraintSet,
-    JointsLinear,
     JointsRealised,
     Realisable,
-    Windowed,
 )
 from diffopt.constraints.posture import LooksAtFrames, with_frames
 from diffopt.paths import is_path
 from diffopt.policies.base import Policy
+from diffopt.samplers.linearization import Piece, by_joints, jacobian_of, scale
 from diffopt.solvers import (
-    Dense,
     Jacobian,
-    Knots,
     Problem,
     RealTimeIteration,
     Solver,
@@ -47,9 +41,6 @@ from diffopt.solvers import (
     Terms,
     Window,
 )
-
-Piece = Window | Array  # rows of a Jacobian: of a path, by knots; or J' (n, m)
-SMALLEST_SCALE = 1e-2  # of a row whose tolerance is smaller [the row's units]
 
 
 @jax.tree_util.register_dataclass
@@ -322,11 +313,11 @@ class Correction:
         def difference(plan: Any) -> Float[Array, "m"]:
             return weight * self.policy.difference(self.policy.encode(plan), c)[self._free_rows]
 
-        values, by_joints = jax.vmap(lambda t: jax.jvp(difference, (plan,), (t,)), out_axes=(None, 0))(rate)
+        values, columns = jax.vmap(lambda t: jax.jvp(difference, (plan,), (t,)), out_axes=(None, 0))(rate)
         if z["joints"].ndim == 1:
-            return plan, rate, values, by_joints
+            return plan, rate, values, columns
         # of a path, all knots at once: each moves with its own joints alone
-        blocks = by_joints.reshape(by_joints.shape[0], z["joints"].shape[0], -1, 1)
+        blocks = columns.reshape(columns.shape[0], z["joints"].shape[0], -1, 1)
         return plan, rate, values, Window(blocks=jnp.moveaxis(blocks, 0, -1))
 
     def _linearize_cost(self, z, args) -> tuple[Terms, Jacobian]:
@@ -344,53 +335,7 @@ class Correction:
                 values.append(rows)
                 pieces += more
             parts.append(jnp.concatenate([jnp.zeros(0), *values]))
-        return Terms(*parts), _jacobian(pieces, z["joints"])
-
-
-def by_joints(
-    k: Constraint, plan: Any, rate: Any, aux: dict[str, Array], context: Any
-) -> tuple[Float[Array, "m"], list[Piece]]:
-    """The scaled rows of a constraint at a realised plan, and their derivatives by the joints.
-
-    Args:
-      rate: how the plan, or each knot of a path, moves with its joints; see `JointsRealised`.
-    """
-    scaled = (lambda rows: rows) if k.kind == "cost" else partial(scale, k)
-    if isinstance(k, Windowed):
-        rows, windows = k.windows(plan, aux, context)
-        return jnp.ravel(scaled(rows)), [_window(first, blocks, scaled) for first, blocks in windows]
-    if isinstance(k, AtEveryKnot):
-        rows, blocks = k.blocks(plan, rate, aux, context)
-        return jnp.ravel(scaled(rows)), [_window(0, blocks[:, :, None], scaled)]
-    joints = aux["joints"]
-    if isinstance(k, JointsLinear) and joints.ndim == 1:
-        rows, J = k.jacobian(plan, aux, context)
-        return scaled(rows), [scaled(J.T)]
-
-    def residual(plan: Any, joints: Array) -> Float[Array, "m"]:
-        return jnp.ravel(scaled(k.residual(plan, aux | {"joints": joints}, context)))
-
-    if joints.ndim == 2:  # one knot at a time
-        H, A = joints.shape
-
-        def alone(leaf: Float[Array, "A H ..."]) -> Float[Array, "HA H ..."]:
-            mask = jnp.eye(H).reshape(H, 1, H, *(1,) * (leaf.ndim - 2))
-            return (mask * leaf[None]).reshape(H * A, *leaf.shape[1:])
-
-        rate = jax.tree.map(alone, rate)
-    units = jnp.eye(joints.size).reshape(joints.size, *joints.shape)
-    rows, columns = jax.vmap(lambda t, e: jax.jvp(residual, (plan, joints), (t, e)), out_axes=(None, 0))(rate, units)
-    return rows, [columns]
-
-
-def _window(first: int, blocks: Float[Array, "r m w A"], scaled: Callable[[Array], Array]) -> Window:
-    return Window(blocks=jnp.moveaxis(scaled(jnp.moveaxis(blocks, 1, -1)), -1, 1), first=first)
-
-
-def _jacobian(pieces: list[Piece], joints: Array) -> Jacobian:
-    if joints.ndim == 2:
-        return Knots(pieces=tuple(pieces), horizon=joints.shape[0], width=joints.shape[1])
-    return Dense(columns=jnp.concatenate(pieces, axis=1))
+        return Terms(*parts), jacobian_of(pieces, z["joints"])
 
 
 def _least(z: dict[str, Array], merits: Float[Array, "T"], n: int) -> tuple[dict[str, Array], Float[Array, "n"]]:
@@ -402,8 +347,3 @@ def _least(z: dict[str, Array], merits: Float[Array, "T"], n: int) -> tuple[dict
 def _auxiliary(z: dict[str, Array]) -> dict[str, Array]:
     """The unknowns that are not the plan's vector."""
     return {name: value for name, value in z.items() if name != "x"}
-
-
-def scale(constraint: Constraint, rows: Float[Array, "... m"]) -> Float[Array, "... m"]:
-    """Rows in units of their tolerance, or of `SMALLEST_SCALE` where that is larger."""
-    return rows / jnp.maximum(jnp.asarray(constraint.tolerance, rows.dtype), SMALLEST_SCALE)

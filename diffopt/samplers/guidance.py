@@ -7,7 +7,7 @@ over the rows of all constraints, with the auxiliary unknowns q (the robot's joi
     J(x) = min_q J(x; q),      grad J(x) = d/dx J(x; q)  at the minimum q                        (envelope theorem).
 
 The minimum is not searched anew at every level: joints are carried along, a few tracks of them, and take a damped Gauss-Newton step
-whenever x has moved. A row's scale is its tolerance (`correction.scale`); with softness 10 a row counts as one when it is violated by
+whenever x has moved. A row's scale is its tolerance (`linearization.scale`); with softness 10 a row counts as one when it is violated by
 ten tolerances, which for a plain vector is 0.1.
 """
 
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from diffopt.constraints import ConstraintSet
 from diffopt.policies.base import Policy
-from diffopt.samplers.correction import scale
+from diffopt.samplers.linearization import scale
 from diffopt.solvers import Problem, RealTimeIteration
 
 Tracks = dict[str, Float[Array, "T m"]]

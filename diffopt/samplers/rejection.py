@@ -11,8 +11,8 @@ from jaxtyping import Array
 from diffopt.constraints import ConstraintSet
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw
-from diffopt.samplers.correction import scale
 from diffopt.samplers.ddim import DDIM
+from diffopt.samplers.linearization import scale
 from diffopt.samplers.registry import Card
 
 

@@ -1,0 +1,110 @@
+"""Chunks of joint positions for an arm: what the next one has to satisfy, how one is drawn, and whether one may be executed.
+
+`diffopt.Controller` is the loop around these functions, which are compiled once and take numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffopt.constraints import AtEveryKnot, ConstraintSet, acceleration_limits, fit, velocity_limits
+from diffopt.constraints.overlap import Overlap
+from diffopt.constraints.set import tightened
+from diffopt.paths import JointPath, Path, ToolPath, spec_of_paths
+from diffopt.policies.base import Policy
+from diffopt.robots.embodiment import Embodiment
+from diffopt.sample import sample
+from diffopt.solution import Solution
+
+GUARD = 2e-3  # by which inequalities have to hold between the knots [m, rad]: servos do not lag quite as the model says
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the next chunk has to satisfy, as numbers: joined to constraints where these are compiled.
+
+    Attributes:
+      robot: in its place. given: constraints beside its own.
+      past: the last three commanded postures [rad].
+      velocity, acceleration: limits of the joints [rad/s], [rad/s^2]; no limit on the acceleration if None.
+      clearance: to aim at beyond the margins [m]. lag: time constants of the servos [s].
+      last, weight: the last chunk's joints [rad], and how much it counts to stay near them [1/rad].
+    """
+
+    robot: Embodiment
+    given: ConstraintSet
+    past: Float[Array, "3 A"]
+    velocity: Float[Array, "A"]
+    acceleration: Any
+    clearance: Any
+    lag: Any
+    last: Float[Array, "H A"]
+    weight: Float[Array, "H"]
+
+    @property
+    def constraints(self) -> ConstraintSet:
+        out = self.robot.constraints | velocity_limits(self.robot, past=self.past[-1:], limit=self.velocity)
+        if self.acceleration is not None:
+            out = out | acceleration_limits(self.robot, self.acceleration, past=self.past[-2:])
+        return out | self.given
+
+
+@partial(jax.jit, static_argnames=("levels", "n"))
+def draw(policy, observation, setting: Setting, marks, sampler, eta, levels, n) -> Solution:
+    """`n` chunks for an observation; `marks` are whole numbers that say which noise."""
+    key = jax.random.key(marks[0])
+    for mark in marks[1:]:
+        key = jax.random.fold_in(key, mark)
+    constraints = setting.constraints.tightened(setting.clearance) | Overlap(joints=setting.last, weight=setting.weight)
+    return sample(policy.given(observation), constraints, n=n, key=key, sampler=sampler, levels=levels, eta=eta)
+
+
+@jax.jit
+def holds(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"]):
+    """Whether a motion of the joints satisfies the constraints."""
+    dt = spec_of_paths(policy).dt
+    plan = _path(policy, setting.robot, joints, hand, dt)
+    return fit(setting.constraints, policy.spec).report(plan, {"joints": joints}, None).satisfied
+
+
+@partial(jax.jit, static_argnames="between")
+def clear(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"], between: int):
+    """Whether the inequalities of one configuration hold where the joints will be, `between` times per step, with `GUARD` to spare.
+
+    Commands go from knot to knot in straight lines; the lag of a first-order servo behind them is that of `constraints.tracking`. Joint
+    limits need no look: between postures within them, and behind them, everything is. Nor is looked at what moves, or at pairs of knots.
+    """
+    dt, past = spec_of_paths(policy).dt, setting.past
+    knots = jnp.concatenate([past, joints])
+    share = jnp.arange(1, between + 1)[:, None] / between
+    sent = (knots[:-1, None] + share * jnp.diff(knots, axis=0)[:, None]).reshape(-1, knots.shape[1])
+    T = jnp.maximum(jnp.broadcast_to(jnp.asarray(setting.lag, jnp.float32), knots.shape[1:]), 1e-6)
+    fading = jnp.exp(-dt / between / T)
+
+    def lagging(e, step):
+        e = fading * e + T * (1 - fading) / (dt / between) * step
+        return e, e
+
+    steps = jnp.diff(jnp.concatenate([past[:1], sent]), axis=0)
+    there = (sent - jax.lax.scan(lagging, jnp.zeros_like(past[0]), steps)[1])[-len(joints) * between :]
+    grip = jnp.repeat(hand, between, axis=0)
+    fitted = fit(setting.constraints, policy.spec)
+    alone = [c for c in fitted if isinstance(c, AtEveryKnot) and c.kind == "ineq"]
+    plan = _path(policy, setting.robot, there, grip, dt / between)
+    rows = [tightened(c, GUARD).residual(plan, {"joints": there}, None) <= c.tolerance for c in alone]
+    return jnp.stack([jnp.all(row) for row in rows]).all() if rows else jnp.asarray(True)
+
+
+def _path(policy: Policy, robot: Embodiment, joints: Float[Array, "H A"], hand: Float[Array, "H J"], dt: float) -> Path:
+    """The path, of the policy's type, that a motion of the joints is."""
+    if issubclass(policy.spec.plan_type, JointPath):
+        return JointPath(arm=joints, joints=hand, dt=dt)
+    tool = jax.vmap(robot.tool_pose)(joints)
+    return ToolPath(position=tool.position, rotation=tool.rotation, joints=hand, dt=dt)
