@@ -57,7 +57,8 @@ def success_table(body: Mapping[str, Any]) -> str:
             mark = "" if entry.get("p") is None or entry["p"] >= 0.01 else " *"
             cells.append(f"{100 * entry['success']:.1f} [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]{mark}")
         ms = "" if first.get("ms") is None else f"{first['ms']:.2f}"
-        lines.append(f"| `{name}` | {main_option(first)} | {first['rounds']} | " + " | ".join(cells) + f" | {ms} |")
+        drawn = ", ".join(f"{row[d]['draws']:.1f}" for d in dials if d in row)
+        lines.append(f"| `{name}` | {main_option(first)} | {drawn} | " + " | ".join(cells) + f" | {ms} |")
     note = (
         f"\n\n{config['instances']} instances x {config['keys']} keys a cell, seed {config['seed']}; in brackets Wilson's 95 % interval; "
         f"* differs from `{config['default']}` with p < 0.01 (exact McNemar test on the same trials). {made(body)}\n"

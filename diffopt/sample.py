@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from diffopt.attempts import BLOCK, Attempt, Persistent, better, judged, limit, persist
 from diffopt.constraints import ConstraintSet, fit
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
@@ -30,6 +31,7 @@ def sample(
     levels: int = 16,
     eta: float = 1.0,
     warm: Any = None,
+    attempts: int | None = None,
 ) -> Solution:
     """Draw `n` plans from `policy` under `constraints`.
 
@@ -46,6 +48,9 @@ def sample(
       levels: steps of the reverse process, which is also the number of network evaluations of plain sampling.
       eta: its stochasticity, 0 (DDIM) to 1 (DDPM).
       warm: `Solution.warm` of an earlier call with the same structure and n.
+      attempts: how often a plan is drawn at most. What is not feasible, or what the policy itself would move further than its own
+        plans, is drawn again with a key of its own (`diffopt.attempts`). None for as often as the sampler asks for (`OGD.attempts`);
+        inside `jit`, `vmap` and `grad`, where nothing can be left out of a batch, None is once, and more attempts cost as much for all.
 
     Returns:
       The plans, each with its status, its violations by name, and what it cost. A plan that violates a constraint beyond its tolerance
@@ -68,7 +73,58 @@ def sample(
     _check_finite("constraints", constraints)
     if isinstance(key, (int, np.integer)):
         key = jax.random.key(int(key))
-    return _sample(policy, constraints, jax.random.split(key, n), sampler, eta, warm, levels)
+    keys = jax.random.split(key, n)
+    given = (policy, constraints, keys, sampler, eta, warm)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+    if attempts is None:
+        attempts = sampler.attempts if isinstance(sampler, Persistent) and constraints and not traced else 1
+    if attempts < 1:
+        raise ValueError(f"attempts={attempts}: every plan is drawn at least once")
+    first = _sample(policy, constraints, keys, sampler, eta, warm, levels)
+    if attempts == 1:
+        return first
+    if isinstance(sampler, Persistent):
+        given = (policy, constraints, keys, sampler.again(policy), eta, warm)
+    bound = _limit(policy, eta, levels)
+    begun = _judged(policy, constraints, first, bound, eta, levels)
+    if traced:
+        return _scanned(begun, given, bound, attempts, levels)
+
+    def draw(plans: np.ndarray, numbers: np.ndarray) -> Attempt:
+        return _again(*given, bound, plans, numbers, levels)
+
+    return jax.tree.map(jnp.asarray, persist(begun, draw, attempts, block=min(BLOCK, n)).solution)
+
+
+_limit = partial(jax.jit, static_argnames="levels")(lambda policy, eta, levels: limit(policy, levels, eta))
+
+
+@partial(jax.jit, static_argnames="levels")
+def _judged(policy, constraints, solution, bound, eta, levels) -> Attempt:
+    return judged(policy, constraints, solution, bound, levels, eta)
+
+
+@partial(jax.jit, static_argnames="levels")
+def _again(policy, constraints, keys, sampler, eta, warm, bound, plans, numbers, levels) -> Attempt:
+    """Some of the plans once more, each with the key of its attempt."""
+    fresh = jax.vmap(jax.random.fold_in)(keys[plans], numbers)
+    solution = _sample(policy, constraints, fresh, sampler, eta, jax.tree.map(lambda leaf: leaf[plans], warm), levels)
+    return judged(policy, constraints, solution, bound, levels, eta)
+
+
+def _scanned(begun: Attempt, given, bound, attempts: int, levels: int) -> Solution:
+    """Further attempts inside a transformation: for all plans, unless none needs one."""
+
+    def body(best: Attempt, number) -> tuple[Attempt, None]:
+        plans = jnp.arange(len(best.merit))
+
+        def once_more() -> Attempt:
+            new = _again(*given, bound, plans, jnp.full(plans.shape, number), levels)
+            return better(best, new)
+
+        return jax.lax.cond(jnp.all(best.accepted), lambda: best, once_more), None
+
+    return jax.lax.scan(body, begun, jnp.arange(1, attempts))[0].solution
 
 
 @partial(jax.jit, static_argnames="levels")

@@ -44,6 +44,7 @@ class Stats:
       control_energy: 1/2 sum over the levels of |control|^2, where plain sampling has the energy of its noise [-].
       terminal_move: length of the last, explicit correction in normalised coordinates.
       acceptance: share of the draws that were feasible (rejection; 0 or 1 for one draw).
+      attempts: how often the plan was drawn by the sampler (see `diffopt.attempts`).
     """
 
     evaluations: Int[Array, "*batch"]
@@ -51,6 +52,7 @@ class Stats:
     control_energy: Float[Array, "*batch"]
     terminal_move: Float[Array, "*batch"]
     acceptance: Float[Array, "*batch"]
+    attempts: Int[Array, "*batch"]
 
 
 @jax.tree_util.register_dataclass

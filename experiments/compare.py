@@ -2,15 +2,16 @@
 
 The feasible share of the prior (50, 10, 1, 0.1 %) is a dial, and every instance is known to be solvable: an oracle has found draws of the
 prior that are feasible. So the attainable bound is 100 %. A cell is one method at one dial: success by an
-independent judge, with intervals, and tested against the default on the same trials. `budget=matched` lets every method draw again what
-failed by its own account, for as long as the default takes; `distance=true` measures how far plans are from the exact posterior.
+independent judge, with intervals, and tested against the default on the same trials. With `budget=one` every sampler does what it does when
+it is asked for one plan; the default draws again what failed by its own account. With `budget=matched` all do that, by the same rule
+(`diffopt.attempts`), until the clock has run out that the default needed for the cell. `distance=true` measures how far plans are from
+the exact posterior.
 Rows go to the output folder, which is resumed if it holds the same configuration.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +40,7 @@ COLUMNS = {
     "on_prior": "on the prior",
     "p": "p, McNemar",
     "gain_text": "default's gain [95 %]",
-    "rounds": "rounds",
+    "draws": "draws",
     "evaluations": "evaluations",
     "ms": "ms a plan",
 }
@@ -51,6 +52,7 @@ DISTANCE_COLUMNS = {
     "exact": "exact draws",
 }
 DISTANCE_COLUMNS |= {"ratio": "ratio"}
+MOST = 4096  # draws of one plan where the clock decides
 EXACT, NEAR = 512, 4  # exact draws of a posterior; instances per dial whose posterior is drawn
 TUNING: dict[str, Any] = {"dials": ["1", "10"], "instances": 4, "keys": 8, "seed": 7}
 GROWING = ("method", "dial", "methods", "do")  # settings under which a folder of results may grow
@@ -96,16 +98,17 @@ def methods(config: Mapping[str, Any], place: Bench) -> list[str]:
     return listed(config, "method", there)
 
 
-def rounds(config: Mapping[str, Any], name: str, ms: Mapping[str, float]) -> int:
-    """How many draws a method has: one, or as many as fit into the default's time, rounded in its favour."""
+def draws(config: Mapping[str, Any], name: str, dial: str, times: Mapping[str, Any]) -> float | None:
+    """Draws that a method has for a plan on average, so that it takes as long as the default at this dial; None for its own way."""
     if config["budget"] == "one" or name == config["default"]:
-        return 1
-    missing = [n for n in (name, config["default"]) if n not in ms]
-    if missing:
+        return None
+    lasts, one = times.get("default", {}).get(dial), times.get("draw", {}).get(name)
+    if lasts is None or one is None:
         raise ValueError(
-            f"no time is known for {missing[0]!r}: first python -m experiments.compare do=time method=[...]"
+            f"no time is known for {name if lasts is not None else config['default']!r} at {dial} %: first python -m experiments.compare "
+            "do=time"
         )
-    return max(1, math.ceil(ms[config["default"]] / ms[name]))
+    return max(1.0, lasts / one)
 
 
 def compare(config: dict[str, Any], output: str, console: Console) -> list[dict[str, Any]]:
@@ -114,23 +117,27 @@ def compare(config: dict[str, Any], output: str, console: Console) -> list[dict[
     names, dials = methods(config, place), listed(config, "dial", list(SHARES))
     made = samplers(config, names)
     results = open_results(output, {k: v for k, v in config.items() if k not in GROWING})
-    ms = comparing.read(comparing.kept("times", config["problem"]), "ms")
+    path = comparing.kept("times", config["problem"])
+    times = {kind: comparing.read(path, kind) for kind in ("draw", "default")}
     for dial in dials:
         wanted = comparing.trials(dial, place.instances(dial, config["instances"]), config["keys"], config["seed"])
         for name in names:
             key = f"{name}/{dial}"
             if results.done(key):
                 continue
-            draws = rounds(config, name, ms)
-            outcome = comparing.retried(place, made[name], wanted, config["chunk"], draws)
+            each = draws(config, name, dial, times)
+            more = {} if each is None else {"most": MOST, "total": round(each * len(wanted))}
+            outcome = comparing.run(place, made[name], wanted, config["chunk"], **more)
             row = {
                 "method": name,
                 "dial": dial,
                 "options": comparing.described(made[name]),
-                "rounds": draws,
+                "draws": float(outcome.attempts.mean()),
                 "success": _bits(outcome.success),
                 "feasible": float(outcome.feasible.mean()),
                 "on_prior": float(outcome.on_prior.mean()),
+                "accepted": float(outcome.accepted.mean()),
+                "accepted_right": float(outcome.success[outcome.accepted].mean()) if outcome.accepted.any() else None,
                 "claimed_wrongly": int(np.sum(outcome.claimed & ~outcome.feasible)),
                 "evaluations": float(outcome.evaluations.mean()),
                 "energy": float(outcome.energy.mean()),
@@ -139,7 +146,7 @@ def compare(config: dict[str, Any], output: str, console: Console) -> list[dict[
             }
             results.append(key, row)
             console.print(f"{key}: {100 * outcome.success.mean():.1f} %")
-    summary = summarise(results.rows(), config, ms)
+    summary = summarise(results.rows(), config, times)
     results.finish(summary, config["seed"])
     title = f"{config['problem']}, {config['instances']} instances x {config['keys']} keys a cell, bound 100 %"
     console.print(table(title, COLUMNS, summary))
@@ -147,7 +154,7 @@ def compare(config: dict[str, Any], output: str, console: Console) -> list[dict[
     return summary
 
 
-def summarise(rows: list[dict[str, Any]], config: Mapping[str, Any], ms: Mapping[str, float]) -> list[dict[str, Any]]:
+def summarise(rows: list[dict[str, Any]], config: Mapping[str, Any], times: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rates with intervals, and tests against the default on the same trials."""
     out = []
     for row in rows:
@@ -161,7 +168,7 @@ def summarise(rows: list[dict[str, Any]], config: Mapping[str, Any], ms: Mapping
             "trials": rate.n,
             "success_text": str(rate),
         }
-        entry |= {"ms": ms.get(row["method"]), "p": None, "gain_text": ""}
+        entry |= {"ms": spent(row, config, times), "p": None, "gain_text": ""}
         default = next((r for r in rows if r["method"] == config["default"] and r["dial"] == row["dial"]), None)
         if default is not None and row["method"] != config["default"]:
             ours = _unbits(default["success"])
@@ -170,6 +177,14 @@ def summarise(rows: list[dict[str, Any]], config: Mapping[str, Any], ms: Mapping
             entry |= {"p": mcnemar(ours, success).p_value, "gain": gain.estimate, "gain_text": str(gain)}
         out.append(entry)
     return sorted(out, key=lambda e: (-float(e["dial"]), -e["success"]))
+
+
+def spent(row: Mapping[str, Any], config: Mapping[str, Any], times: Mapping[str, Any]) -> float | None:
+    """Milliseconds a plan: the default's as measured at the dial, another's from its time for one draw."""
+    if row["method"] == config["default"]:
+        return times.get("default", {}).get(row["dial"])
+    one = times.get("draw", {}).get(row["method"])
+    return None if one is None else one * row.get("draws", 1.0)
 
 
 def spread(x: np.ndarray) -> float | None:
@@ -227,23 +242,31 @@ def _biased(x: np.ndarray, reference: Reference) -> float:
 
 
 def time_methods(config: dict[str, Any], console: Console) -> None:
-    """Milliseconds a plan of the methods asked for, into `configs/compare/times-<problem>.json`."""
+    """Milliseconds into `configs/compare/times-<problem>.json`.
+
+    `draw`: of one draw of a method, all of a block drawn in one call. `default`: of a plan by the default with all its attempts, by dial.
+    """
     place = bench(config["problem"], config["hold"])
-    path, number = comparing.kept("times", config["problem"]), min(config["chunk"], config["instances"])
-    block = comparing.trials("1", place.instances("1", number), -(-config["chunk"] // number), config["seed"])[
-        : config["chunk"]
-    ]
-    for name, sampler in samplers(config, methods(config, place)).items():
-        spent, compiled = comparing.seconds(place, sampler, block)
-        ms, compile_s = comparing.read(path, "ms"), comparing.read(path, "compile_s")
-        body = {
-            "ms": ms | {name: round(1e3 * spent, 4)},
-            "compile_s": compile_s | {name: round(compiled, 1)},
-            "chunk": config["chunk"],
-            "provenance": provenance(),
-        }
+    path, n = comparing.kept("times", config["problem"]), config["chunk"]
+
+    def keep(kind: str, name: str, seconds: float) -> None:
+        kinds = {k: comparing.read(path, k) for k in ("draw", "default")}
+        kinds[kind] |= {name: round(1e3 * seconds, 4)}
+        body = {**kinds, "chunk": n, "provenance": provenance()}
         path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        console.print(f"{name}: {1e3 * spent:.2f} ms a plan, compiled in {compiled:.0f} s")
+        console.print(f"{kind} {name}: {1e3 * seconds:.2f} ms")
+
+    def block(dial: str, count: int) -> list[Trial]:
+        numbers = place.instances(dial, min(count, config["instances"]))
+        return comparing.trials(dial, numbers, -(-count // len(numbers)), config["seed"])[:count]
+
+    made = samplers(config, methods(config, place))
+    for name, sampler in made.items():
+        keep("draw", name, comparing.seconds(place, sampler, block("1", n)))
+    if config["default"] in made:
+        for dial in listed(config, "dial", list(SHARES)):
+            wanted = block(dial, 4 * n)
+            keep("default", dial, comparing.seconds_persistent(place, made[config["default"]], wanted, n))
 
 
 def tune(config: dict[str, Any], console: Console) -> None:
@@ -261,7 +284,7 @@ def tune(config: dict[str, Any], console: Console) -> None:
             for dial in TUNING["dials"]:
                 numbers = place.instances(dial, TUNING["instances"], validation=True)
                 wanted = comparing.trials(dial, numbers, TUNING["keys"], TUNING["seed"])
-                rates.append(comparing.run(place, sampler, wanted, config["chunk"]).success.mean())
+                rates.append(comparing.run(place, sampler, wanted, config["chunk"], most=1).success.mean())
             tried[value] = float(np.mean(rates))
         values, success = comparing.read(path, "values"), comparing.read(path, "success")
         body = {

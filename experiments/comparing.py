@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffopt
+from diffopt.attempts import Attempt, Persistent, judged, limit, persist
 from diffopt.policies.base import Context
 from diffopt.samplers import Sampler
 from experiments.benches import FOLDER, Bench, stack
 
-RETRY = 100_003  # between the keys of two rounds of the same trial
+LEVELS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +46,19 @@ class Outcome:
     """Of N trials.
 
     Attributes:
-      claimed: whether the sampler's own status is feasible.
+      claimed: whether the sampler's own status is feasible. accepted: and the policy would leave it there (`diffopt.attempts`).
       feasible, on_prior: by the judge; by the density.
       vectors: the plans, normalised.
-      evaluations, energy, terminal_move: see `Stats`.
+      evaluations, attempts, energy, terminal_move: see `Stats`.
     """
 
     claimed: np.ndarray
+    accepted: np.ndarray
     feasible: np.ndarray
     on_prior: np.ndarray
     vectors: np.ndarray
     evaluations: np.ndarray
+    attempts: np.ndarray
     energy: np.ndarray
     terminal_move: np.ndarray
 
@@ -62,88 +66,161 @@ class Outcome:
     def success(self) -> np.ndarray:
         return self.feasible & self.on_prior
 
-    @staticmethod
-    def join(parts: Sequence[Outcome]) -> Outcome:
-        return Outcome(**{k: np.concatenate([getattr(p, k) for p in parts]) for k in Outcome.__dataclass_fields__})
+
+@partial(jax.jit, static_argnames="levels")
+def _limit(policy, levels):
+    return limit(policy, levels, 1.0)
+
+
+@partial(jax.jit, static_argnames="levels")
+def _program(policy, frames, constraints, keys, bound, sampler, levels) -> Attempt:
+    """One plan each, and its merit; leaves have one leading axis."""
+
+    def one(frame, constraints, key):
+        placed = replace(policy, context=Context(frame=frame))
+        result = diffopt.sample(placed, constraints, key=key, sampler=sampler, levels=levels, attempts=1)
+        return judged(placed, constraints, replace(result, warm=None), bound, levels, 1.0)
+
+    return jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(frames, constraints, keys))
 
 
 @jax.jit
-def _program(policy, frames, constraints, keys, sampler):
-    def one(frame, constraints, key):
-        bound = replace(policy, context=Context(frame=frame))
-        result = diffopt.sample(bound, constraints, key=key, sampler=sampler)
-        vectors = jax.vmap(bound.encode)(result.plans)
-        return jax.tree.map(lambda leaf: leaf[0], (replace(result, warm=None), vectors))
-
-    return jax.vmap(one)(frames, constraints, keys)
+def _vectors(policy, frames, plans):
+    return jax.vmap(lambda frame, plan: replace(policy, context=Context(frame=frame)).encode(plan))(frames, plans)
 
 
-def arguments(bench: Bench, block: Sequence[Trial]) -> tuple[Any, ...]:
-    """What the program takes beside the sampler."""
-    frames = stack([bench.frame(t.dial, t.number) for t in block])
-    constraints = stack([bench.constraints(t.dial, t.number) for t in block])
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(t.key), t.number) for t in block])
-    return replace(bench.policy, context=Context()).bound(), frames, constraints, keys
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """The instances of some trials, made once: frames and constraints in rows, and the row of each; made by `Places.of`.
+
+    Attributes:
+      limit: of the pull, see `diffopt.attempts`; the prior is the same at all.
+    """
+
+    bench: Bench
+    limit: Any
+    rows: Mapping[tuple[str, int], int]
+    frames: Any
+    constraints: Any
+
+    @staticmethod
+    def of(bench: Bench, wanted: Sequence[Trial]) -> Places:
+        there = list(dict.fromkeys((t.dial, t.number) for t in wanted))
+        return Places(
+            bench=bench,
+            limit=_limit(replace(bench.policy, context=Context()).bound(), LEVELS),
+            rows={place: i for i, place in enumerate(there)},
+            frames=stack([bench.frame(*place) for place in there]),
+            constraints=stack([bench.constraints(*place) for place in there]),
+        )
+
+    def arguments(self, block: Sequence[Trial], numbers: Sequence[int] | None = None) -> tuple[Any, ...]:
+        """What the program takes beside the sampler: policy, frames, constraints, keys (of attempts, by number), limit."""
+        rows = np.array([self.rows[t.dial, t.number] for t in block])
+        frames, constraints = jax.tree.map(lambda leaf: leaf[rows], (self.frames, self.constraints))
+        attempts = np.zeros(len(block), int) if numbers is None else np.asarray(numbers)
+        keys = _keys(np.array([t.key for t in block]), np.array([t.number for t in block]), attempts)
+        policy = replace(self.bench.policy, context=Context()).bound()
+        return policy, frames, constraints, keys, self.limit
 
 
-def run(bench: Bench, sampler: Sampler, wanted: Sequence[Trial], chunk: int) -> Outcome:
-    """All trials, `chunk` at a time in one call."""
+@jax.jit
+def _keys(keys, numbers, attempts):
+    def one(key, number, attempt):
+        first = jax.random.fold_in(jax.random.key(key), number)
+        return jax.random.wrap_key_data(
+            jnp.where(attempt > 0, jax.random.key_data(jax.random.fold_in(first, attempt)), jax.random.key_data(first))
+        )
+
+    return jax.vmap(one)(keys, numbers, attempts)
+
+
+def draw(
+    places: Places, sampler: Sampler, block: Sequence[Trial], size: int, numbers: Sequence[int] | None = None
+) -> Attempt:
+    """One attempt for every trial of a block, which is padded to a size."""
+    fill = size - len(block)
+    attempts = [*(numbers or [0] * len(block)), *[0] * fill]
+    return _program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, LEVELS)
+
+
+def attempted(
+    places: Places, sampler: Sampler, wanted: Sequence[Trial], chunk: int, most: int, total: float = np.inf
+) -> Attempt:
+    """All trials, `chunk` at a time; what fails by its own account is drawn again as by `sample(attempts=most)`, `total` draws in all."""
     parts = []
     for first in range(0, len(wanted), chunk):
-        block = list(wanted[first : first + chunk])
-        padded = block + [block[-1]] * (chunk - len(block))
-        solution, vectors = jax.tree.map(np.asarray, _program(*arguments(bench, padded), sampler))
-        judged = []
-        for i, t in enumerate(block):
-            plan, aux = jax.tree.map(lambda leaf, i=i: leaf[i], (solution.plans, solution.aux))
-            judged.append(bench.judged(t.dial, t.number, plan, aux))
-        n = len(block)
-        parts.append(
-            Outcome(
-                claimed=np.asarray(solution.feasible)[:n],
-                feasible=np.array(judged),
-                on_prior=bench.support(vectors[:n]),
-                vectors=vectors[:n],
-                evaluations=solution.stats.evaluations[:n],
-                energy=solution.stats.control_energy[:n],
-                terminal_move=solution.stats.terminal_move[:n],
-            )
-        )
-    return Outcome.join(parts)
+        block = wanted[first : first + chunk]
+        part = draw(places, sampler, block, chunk)
+        parts.append([np.asarray(leaf)[: len(block)] for leaf in jax.tree.leaves(part)])
+    joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
+    first_draws = jax.tree.unflatten(jax.tree.structure(part), joined)
+    further = sampler.again(places.bench.policy) if isinstance(sampler, Persistent) else sampler
+
+    def again(plans: np.ndarray, numbers: np.ndarray) -> Attempt:
+        return draw(places, further, [wanted[i] for i in plans], chunk, [int(a) for a in numbers])
+
+    return persist(first_draws, again, most, block=chunk, total=total)
 
 
-def retried(bench: Bench, sampler: Sampler, wanted: Sequence[Trial], chunk: int, rounds: int) -> Outcome:
-    """As `run`, but whatever is not claimed feasible or not on the prior is drawn again, up to `rounds` draws in all.
-
-    The sampler's own status decides, and the density of the prior, which any policy here knows: the judge is not asked.
-    """
-    first = run(bench, sampler, wanted, chunk)
-    out = {name: np.array(getattr(first, name)) for name in Outcome.__dataclass_fields__}
-    for again in range(1, rounds):
-        missing = np.flatnonzero(~(out["claimed"] & out["on_prior"]))
-        if not len(missing):
-            break
-        more = run(bench, sampler, [replace(wanted[i], key=wanted[i].key + RETRY * again) for i in missing], chunk)
-        better = more.claimed & more.on_prior
-        out["evaluations"][missing] += more.evaluations
-        for name in out.keys() - {"evaluations"}:
-            out[name][missing[better]] = getattr(more, name)[better]
-    return Outcome(**out)
+def own_attempts(sampler: Sampler) -> int:
+    """As many as the sampler asks for."""
+    return sampler.attempts if isinstance(sampler, Persistent) else 1
 
 
-def seconds(bench: Bench, sampler: Sampler, block: Sequence[Trial], repeats: int = 5) -> tuple[float, float]:
-    """Wall-clock of a plan, all of the block drawn in one call, median over repeats; and of compiling."""
-    given = (*arguments(bench, block), sampler)
-    start = time.perf_counter()
-    program = _program.lower(*given).compile()
-    compiled = time.perf_counter() - start
-    jax.block_until_ready(program(*given))
+def run(
+    bench: Bench,
+    sampler: Sampler,
+    wanted: Sequence[Trial],
+    chunk: int,
+    most: int | None = None,
+    total: float = np.inf,
+) -> Outcome:
+    """All trials, judged; `most` and `total` as in `attempted`, by default the sampler's own attempts."""
+    most = own_attempts(sampler) if most is None else most
+    places = Places.of(bench, wanted)
+    made = attempted(places, sampler, wanted, chunk, most, total)
+    solution = made.solution
+    policy, frames, *_ = places.arguments(wanted)
+    vectors = np.asarray(_vectors(policy, frames, solution.plans))
+    feasible = []
+    for i, t in enumerate(wanted):
+        plan, aux = jax.tree.map(lambda leaf, i=i: leaf[i], (solution.plans, solution.aux))
+        feasible.append(bench.judged(t.dial, t.number, plan, aux))
+    stats = solution.stats
+    return Outcome(
+        claimed=np.asarray(solution.feasible),
+        accepted=np.asarray(made.accepted),
+        feasible=np.array(feasible),
+        on_prior=bench.support(vectors),
+        vectors=vectors,
+        evaluations=stats.evaluations,
+        attempts=stats.attempts,
+        energy=stats.control_energy,
+        terminal_move=stats.terminal_move,
+    )
+
+
+def seconds(bench: Bench, sampler: Sampler, block: Sequence[Trial], repeats: int = 5) -> float:
+    """Wall-clock of one draw [s], all of the block in one call: the median over repeats, compilation apart."""
+    given = (*Places.of(bench, block).arguments(block), sampler, LEVELS)
+    jax.block_until_ready(_program(*given))
     spent = []
     for _ in range(repeats):
         start = time.perf_counter()
-        jax.block_until_ready(program(*given))
+        jax.block_until_ready(_program(*given))
         spent.append((time.perf_counter() - start) / len(block))
-    return float(np.median(spent)), compiled
+    return float(np.median(spent))
+
+
+def seconds_persistent(bench: Bench, sampler: Sampler, wanted: Sequence[Trial], chunk: int) -> float:
+    """Wall-clock of a plan [s] with all the attempts that the sampler asks for, the second time that the same is done."""
+    spent, places = 0.0, Places.of(bench, wanted)
+    for _ in range(2):
+        start = time.perf_counter()
+        attempted(places, sampler, wanted, chunk, own_attempts(sampler))
+        spent = time.perf_counter() - start
+    return spent / len(wanted)
 
 
 def kept(kind: str, problem: str) -> Path:

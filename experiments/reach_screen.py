@@ -24,7 +24,6 @@ from experiments import benches
 
 LOOKS = Path("results/compare/screening.jsonl")
 ENOUGH, MOST, HOPELESS = 12, 192, 64
-VALIDATION = 4  # instances per dial that serve for tuning
 ROOM = 0.25  # share of draws at which the gripper is clear, above which three of four instances are left out: most of these are easy
 LEAST = 5  # feasible draws that an instance needs: then it is solvable, and its share known to about a factor of two
 
@@ -44,40 +43,48 @@ def look(oracle: Oracle, problem: ReachProblem) -> dict[str, Any]:
 
 
 def screen(count: int, console: Console) -> None:
-    """Instances until every dial has `count` and those for validation."""
+    """Instances until every dial has `count` that may be reported."""
     robot = diffopt.embodiments.load(benches.ROBOT)
     oracle = Oracle.of(wrist_prior(), robot)
     LOOKS.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in LOOKS.read_text().splitlines()] if LOOKS.exists() else []
     number = len(rows)
-    while min(_count(rows, dial) for dial in SHARES) < count + VALIDATION:
+    while min(_count(rows, dial) for dial in SHARES) < count:
         problem = reach_problem(robot, number)
         rows.append({"number": number, **({"dial": None} if problem is None else look(oracle, problem))})
         with LOOKS.open("a") as stream:
             stream.write(json.dumps(rows[-1]) + "\n")
         number += 1
-        if number % 100 == 0:
+        if number % 20 == 0:
+            write(rows, count)
             console.print(f"{number} looked at; " + ", ".join(f"{dial} %: {_count(rows, dial)}" for dial in SHARES))
-    write(rows, count + VALIDATION)
+    write(rows, count)
 
 
 def write(rows: list[dict[str, Any]], count: int) -> None:
-    """The first `count` instances of every dial, as [number, share, feasible draws], those for validation first."""
-    found = {
-        dial: [[r["number"], round(r["share"], 5), r["feasible"]] for r in rows if r["dial"] == dial][:count]
-        for dial in SHARES
+    """The first `count` instances of every dial, as [number, share, feasible draws], after as many that serve for choosing and tuning."""
+    found = {dial: [r for r in rows if r["dial"] == dial] for dial in SHARES}
+    kept = {
+        dial: [r for r in listed if r["number"] < benches.REPORTED][:count]
+        + [r for r in listed if r["number"] >= benches.REPORTED][:count]
+        for dial, listed in found.items()
+    }
+    text = {
+        dial: json.dumps([[r["number"], round(r["share"], 5), r["feasible"]] for r in r_]) for dial, r_ in kept.items()
     }
     body = {
         "robot": benches.ROBOT,
         "shares": SHARES,
-        "validation": VALIDATION,
+        "reported_from": benches.REPORTED,
         "looked_at": len(rows),
         "provenance": provenance(),
     }
-    text = json.dumps(body, indent=1)[:-2] + ',\n "instances": {\n'
-    text += ",\n".join(f'  "{dial}": {json.dumps(listed)}' for dial, listed in found.items()) + "\n }\n}\n"
-    benches.INSTANCES.write_text(text, encoding="utf-8")
+    lines = ",\n".join(f'  "{dial}": {listed}' for dial, listed in text.items())
+    benches.INSTANCES.write_text(
+        json.dumps(body, indent=1)[:-2] + ',\n "instances": {\n' + lines + "\n }\n}\n", encoding="utf-8"
+    )
 
 
 def _count(rows: list[dict[str, Any]], dial: str) -> int:
-    return sum(row["dial"] == dial for row in rows)
+    """How many instances of a dial there are that may be reported."""
+    return sum(row["dial"] == dial and row["number"] >= benches.REPORTED for row in rows)

@@ -51,6 +51,7 @@ def stats(
         control_energy=jnp.asarray(control_energy, jnp.float32),
         terminal_move=jnp.asarray(terminal_move, jnp.float32),
         acceptance=jnp.asarray(acceptance, jnp.float32),
+        attempts=jnp.ones((), jnp.int32),
     )
 
 

@@ -27,6 +27,9 @@ The last step has s = 0, so the control has no authority there: the sampler ends
 Of several particles that end satisfied, the one that is the most its own network's is returned: the one with the least terminal
 correction (`move`), or, where levels are solved to the end and that says little, the one that the network would move least itself,
 |D(alpha x_0, k) - x_0| at a fifth of the levels (`stay`, one more evaluation per particle).
+
+Particles are drawn for all plans, attempts only for those that failed: outside of transformations `sample` has these drawn again, up to
+`attempts` times, by `again()`, which solves every level down to the middle with smaller margins.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from jaxtyping import Array, Float
 
 from diffopt.constraints import ConstraintSet
 from diffopt.paths import is_path
+from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats
 from diffopt.samplers.correction import Correction, Tracks
@@ -50,6 +54,7 @@ from diffopt.solvers import RealTimeIteration, Solver
 Anchor = Literal["sampled", "zero"]
 Constrain = Literal["lookahead", "current", "next"]
 Merit = Literal["move", "stay"]
+AGAIN, CLOSER = (1.0, 0.5), 0.3  # of further attempts: the window, and how much smaller the margins are
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
 
@@ -70,6 +75,8 @@ class OGD:
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
       particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
+      attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), after the first time by
+        `again()`.
       most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
     """
@@ -87,6 +94,7 @@ class OGD:
     terminal: int = field(default=5, metadata=dict(static=True))
     particles: int = field(default=1, metadata=dict(static=True))
     merit: Merit = field(default="move", metadata=dict(static=True))
+    attempts: int = field(default=32, metadata=dict(static=True))
     most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
 
@@ -97,13 +105,23 @@ class OGD:
             raise ValueError(f"constrain={self.constrain!r}; there are: lookahead, current, next")
         if self.merit not in ("move", "stay"):
             raise ValueError(f"merit={self.merit!r}; there are: move, stay")
-        for name in ("particles", "tracks", "last", "steps", "terminal"):
+        for name in ("particles", "tracks", "last", "steps", "terminal", "attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
         if not 0 <= self.window[1] <= self.window[0] <= 1 or self.every < 0:
             raise ValueError(
                 f"window={self.window}: shares between 0 and 1, the larger first; every={self.every}: at least 0"
             )
+
+    def again(self, policy: Policy) -> OGD:
+        """What draws the plans that failed: all levels of the noisier half are solved, with margins that fit between close obstacles."""
+        if not self.every:
+            return replace(self, attempts=1)
+        return replace(self, every=1, window=AGAIN, tighten=CLOSER * self._tighten(policy), attempts=1)
+
+    def _tighten(self, policy: Policy) -> Any:
+        usual = 0.02 if is_path(policy.spec.plan_type) else 0.1
+        return usual if self.tighten is None else self.tighten
 
     def __call__(
         self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None = None
@@ -191,9 +209,8 @@ class OGD:
         reference = anchored if self.constrain == "next" else clean
         if self.constrain == "lookahead":
             reference = process.clean(anchored, k - 1)
-        usual = 0.02 if is_path(process.policy.spec.plan_type) else 0.1
-        tighten = usual if self.tighten is None else self.tighten
-        correction = replace(correction, constraints=correction.constraints.tightened(tighten * process.sigma[k]))
+        tighten = self._tighten(process.policy) * process.sigma[k]
+        correction = replace(correction, constraints=correction.constraints.tightened(tighten))
         tracks = correction.start(reference, solver, tracks)
         weight = 1.0 if self.hard else gain / jnp.maximum(std, 0.1)
         corrected = correction(reference, tracks, solver, weight, steps=self.steps)

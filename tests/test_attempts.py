@@ -1,0 +1,83 @@
+"""Plans that fail by their own account are drawn again, and only those."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffopt
+from diffopt.attempts import limit, pull
+from diffopt.constraints import ConstraintSet, from_residual
+from diffopt.plans import Point
+from diffopt.policies import gaussian_mixture
+from diffopt.process import ReverseProcess
+from diffopt.samplers import DDIM, OGD
+
+N, LEVELS, MOST = 24, 6, 6
+MODES = np.array([[-1.0, 0.0], [1.0, 0.0]])
+POLICY = gaussian_mixture(MODES, 0.1)
+
+
+def right(plan, x):
+    return x - plan.values[:1]
+
+
+def wall(x: float) -> ConstraintSet:
+    """At least x to the right."""
+    return ConstraintSet.of(from_residual(right, jnp.asarray(x), name="wall", plan_type=Point))
+
+
+def draw(sampler, x=0.0, n=N, **options):
+    return diffopt.sample(POLICY, wall(x), n=n, key=3, sampler=sampler, levels=LEVELS, **options)
+
+
+def values(result) -> np.ndarray:
+    return np.asarray(result.plans.values)
+
+
+def test_only_what_failed_is_drawn_again():
+    """Half of the plain plans are on the wrong side: the others stay as they were, and nearly all are right in the end."""
+    once, more = draw(DDIM()), draw(DDIM(), attempts=MOST)
+    first, last = np.asarray(once.feasible), np.asarray(more.feasible)
+    kept = np.asarray(more.stats.attempts) == 1
+    np.testing.assert_array_equal(values(more)[kept], values(once)[kept])
+    assert first[kept].all() and (values(more)[:, 0] >= -1e-3)[last].all()
+    assert first.sum() < 0.8 * N and last.sum() >= N - 2
+    drawn = np.asarray(more.stats.attempts)
+    assert drawn.min() == 1 and 1 < drawn.max() <= MOST
+    np.testing.assert_array_equal(more.stats.evaluations, drawn * (LEVELS + 1))
+    assert (np.asarray(more.stats.acceptance)[last] >= 1 / drawn[last] - 1e-6).all()
+
+
+def test_inside_jit_it_is_the_same():
+    inside = jax.jit(lambda x: draw(DDIM(), x, attempts=MOST))(0.0)
+    outside = draw(DDIM(), attempts=MOST)
+    accepted = np.asarray(outside.feasible)
+    np.testing.assert_array_equal(inside.feasible, outside.feasible)
+    np.testing.assert_allclose(values(inside)[accepted], values(outside)[accepted], atol=1e-5)
+
+
+def test_a_plan_that_the_policy_would_move_is_drawn_again():
+    """A sampler that snaps to the border of the wall finds what is feasible, far from both modes: the limit tells."""
+    process = ReverseProcess.of(POLICY.bound(), count=LEVELS)
+    bound = float(limit(POLICY.bound(), LEVELS, 1.0))
+    at_mode, between = (float(pull(process, jnp.array(x))) for x in ([1.0, 0.0], [0.4, 0.0]))
+    assert at_mode < bound < between
+    once, more = draw("snap", 0.4), draw("snap", 0.4, attempts=MOST)
+    assert np.asarray(once.feasible).all() and np.asarray(more.feasible).all()
+    off = lambda result: np.mean(np.abs(values(result)[:, 0] - 1) > 0.45)  # noqa: E731
+    assert off(once) > 0.25 and off(more) < 0.5 * off(once)
+
+
+def test_ogd_asks_for_attempts_itself_and_a_gradient_goes_through_them():
+    sampler = OGD(hard=False, attempts=3)
+    asked = draw(sampler, 1.1, n=4)
+    assert int(asked.stats.attempts.max()) <= 3
+    assert int(draw(sampler, 1.1, n=4, attempts=1).stats.attempts.max()) == 1
+    slope = jax.grad(lambda x: draw(OGD(hard=False), x, n=4, attempts=2).plans.values.mean())(1.1)
+    assert np.isfinite(slope)
+
+
+def test_no_attempt_at_all_is_refused():
+    with pytest.raises(ValueError, match="attempts=0"):
+        draw(DDIM(), attempts=0)
