@@ -7,9 +7,12 @@ A draw is accepted if
 
 with D the clean estimate at a fifth of the levels, where alpha x is the plan as the policy would see it there without noise. A plan
 that was dragged away from what the policy was trained on is drawn back, so its pull is large. What is large is said by the policy's
-own plain plans in the same context: the limit is a quantile of the pulls of `PLAIN` of them. Nothing of a task takes part.
+own plain plans in the same context: the limit is a quantile of the pulls of `PLAIN` of them. Nothing of a task takes part. Where the
+first attempt failed, plans of the policy's that are feasible are rare, and more of what passes for one is not: the limit of further
+attempts is a lower quantile.
 
-Plans that are not accepted are drawn again with keys of their own, until they are or `most` draws were made; of these the best is returned:
+Plans that are not accepted are drawn again with keys of their own, until they are, or `most` draws were made, or `HOPELESS` and not one of
+them was feasible. Of these the best is returned:
 an accepted one, the first; else the feasible one of least pull; else the one that violates least. So the answer for a key does not
 depend on what else is drawn in the same call, and the work is done where it is needed: draws are collected into blocks of one size,
 for which one program is compiled, and where few plans are left, a block holds several attempts for each of them.
@@ -35,7 +38,9 @@ from diffopt.samplers.linearization import scale
 from diffopt.solution import Solution
 
 LEVEL = 0.2  # at which share of the levels the policy is asked
-PLAIN, USUAL = 32, 0.95  # plain plans that say what is usual, and the quantile of their pulls that still is
+PLAIN = 32  # plain plans that say what is usual
+USUAL = (0.95, 0.8)  # the quantile of their pulls that still is: of a first attempt, and of a further one
+HOPELESS = 32  # draws without a feasible one after which a plan is given up
 BLOCK = 32  # draws of one call, after the first
 FEASIBLE, INFEASIBLE = 1.0, 1e6  # where the merits of these begin; that of what is accepted is zero
 
@@ -73,15 +78,18 @@ def pull(process: ReverseProcess, x: Float[Array, "n"]) -> Float[Array, ""]:
     return jnp.linalg.norm(process.clean(process.alpha[k] * x, k) - x)
 
 
-def limit(policy: Policy, levels: int, eta: float | Array) -> Float[Array, ""]:
-    """What pull is usual for plain plans of a bound policy; they are drawn with half as many levels, for the sake of time."""
+def limits(policy: Policy, levels: int, eta: float | Array) -> Float[Array, "2"]:
+    """What pull is usual for plain plans of a bound policy, at a first and at a further attempt.
+
+    They are drawn with half as many levels, for the sake of time.
+    """
     process = ReverseProcess.of(policy, count=levels, eta=eta)
     coarse = ReverseProcess.of(policy, count=max(1, levels // 2), eta=eta)
 
     def one(key: Array) -> Float[Array, ""]:
         return pull(process, policy.encode(policy.decode(unconstrained(coarse, key)[0])))
 
-    return jnp.quantile(jax.vmap(one)(jax.random.split(jax.random.key(0), PLAIN)), USUAL)
+    return jnp.quantile(jax.vmap(one)(jax.random.split(jax.random.key(0), PLAIN)), jnp.array(USUAL))
 
 
 def judged(policy: Policy, constraints: ConstraintSet, solution: Solution, bound, levels: int, eta) -> Attempt:
@@ -126,6 +134,7 @@ def persist(
     *,
     block: int = BLOCK,
     total: float = np.inf,
+    hopeless: int = HOPELESS,
 ) -> Attempt:
     """The first attempt, improved by further ones where it was not accepted; on the host.
 
@@ -133,21 +142,26 @@ def persist(
       draw: attempts for a block of plans, given which plans, and the number of the attempt of each (the first was 0).
       most: draws per plan in all.
       total: draws over all plans after which no further one begins.
+      hopeless: draws without a feasible one after which a plan is given up.
     """
     best = jax.tree.map(np.array, first)
     count = len(best.merit)
     made, spent = np.ones(count, int), count
     while spent < total:
-        open_ = np.flatnonzero((best.merit > 0) & (made < most))
+        cap = np.where(best.merit < INFEASIBLE, most, min(most, hopeless))
+        open_ = np.flatnonzero((best.merit > 0) & (made < cap))
         if not len(open_):
             break
         # one attempt for each, and where that leaves room in the last block more, the same number for all
         each = max(1, block // len(open_))
         plans = np.repeat(open_, each)
         numbers = made[plans] + np.tile(np.arange(each), len(open_))
-        plans, numbers = plans[numbers < most], numbers[numbers < most]
-        made[open_] = np.minimum(made[open_] + each, most)
+        there = numbers < cap[plans]
+        plans, numbers = plans[there], numbers[there]
+        made[open_] = np.minimum(made[open_] + each, cap[open_])
         for start in range(0, len(plans), block):
+            if spent >= total:
+                break
             part, number = plans[start : start + block], numbers[start : start + block]
             fill = block - len(part)
             new = jax.tree.map(np.asarray, draw(np.pad(part, (0, fill), "edge"), np.pad(number, (0, fill), "edge")))

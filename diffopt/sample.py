@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffopt.attempts import BLOCK, Attempt, Persistent, better, judged, limit, persist
+from diffopt.attempts import BLOCK, Attempt, Persistent, better, judged, limits, persist
 from diffopt.constraints import ConstraintSet, fit
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
@@ -85,18 +85,20 @@ def sample(
         return first
     if isinstance(sampler, Persistent):
         given = (policy, constraints, keys, sampler.again(policy), eta, warm)
-    bound = _limit(policy, eta, levels)
-    begun = _judged(policy, constraints, first, bound, eta, levels)
+    usual, strict = _limits(policy, eta, levels)
+    begun = _judged(policy, constraints, first, usual, eta, levels)
     if traced:
-        return _scanned(begun, given, bound, attempts, levels)
+        return _scanned(begun, given, strict, attempts, levels)
 
     def draw(plans: np.ndarray, numbers: np.ndarray) -> Attempt:
-        return _again(*given, bound, plans, numbers, levels)
+        return _again(*given, strict, plans, numbers, levels)
 
     return jax.tree.map(jnp.asarray, persist(begun, draw, attempts, block=min(BLOCK, n)).solution)
 
 
-_limit = partial(jax.jit, static_argnames="levels")(lambda policy, eta, levels: limit(policy, levels, eta))
+@partial(jax.jit, static_argnames="levels")
+def _limits(policy, eta, levels):
+    return tuple(limits(policy, levels, eta))
 
 
 @partial(jax.jit, static_argnames="levels")

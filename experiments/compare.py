@@ -11,7 +11,6 @@ Rows go to the output folder, which is resumed if it holds the same configuratio
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -54,7 +53,7 @@ DISTANCE_COLUMNS = {
 DISTANCE_COLUMNS |= {"ratio": "ratio"}
 MOST = 4096  # draws of one plan where the clock decides
 EXACT, NEAR = 512, 4  # exact draws of a posterior; instances per dial whose posterior is drawn
-TUNING: dict[str, Any] = {"dials": ["1", "10"], "instances": 4, "keys": 8, "seed": 7}
+TUNING: dict[str, Any] = {"dials": ["1", "10"], "instances": 8, "keys": 8, "seed": 7}
 GROWING = ("method", "dial", "methods", "do")  # settings under which a folder of results may grow
 
 
@@ -242,31 +241,30 @@ def _biased(x: np.ndarray, reference: Reference) -> float:
 
 
 def time_methods(config: dict[str, Any], console: Console) -> None:
-    """Milliseconds into `configs/compare/times-<problem>.json`.
+    """Milliseconds a plan into `configs/compare/times-<problem>.json`, on one core where the process is held to one.
 
     `draw`: of one draw of a method, all of a block drawn in one call. `default`: of a plan by the default with all its attempts, by dial.
     """
-    place = bench(config["problem"], config["hold"])
-    path, n = comparing.kept("times", config["problem"]), config["chunk"]
-
-    def keep(kind: str, name: str, seconds: float) -> None:
-        kinds = {k: comparing.read(path, k) for k in ("draw", "default")}
-        kinds[kind] |= {name: round(1e3 * seconds, 4)}
-        body = {**kinds, "chunk": n, "provenance": provenance()}
-        path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        console.print(f"{kind} {name}: {1e3 * seconds:.2f} ms")
+    place, n = bench(config["problem"], config["hold"]), config["chunk"]
 
     def block(dial: str, count: int) -> list[Trial]:
         numbers = place.instances(dial, min(count, config["instances"]))
         return comparing.trials(dial, numbers, -(-count // len(numbers)), config["seed"])[:count]
+
+    def keep(kind: str, name: str, seconds: float) -> None:
+        entry = {name: round(1e3 * seconds, 4)}
+        comparing.write(
+            comparing.kept("times", config["problem"]), {kind: entry, "chunk": n, "provenance": provenance()}
+        )
+        console.print(f"{kind} {name}: {1e3 * seconds:.2f} ms")
 
     made = samplers(config, methods(config, place))
     for name, sampler in made.items():
         keep("draw", name, comparing.seconds(place, sampler, block("1", n)))
     if config["default"] in made:
         for dial in listed(config, "dial", list(SHARES)):
-            wanted = block(dial, 4 * n)
-            keep("default", dial, comparing.seconds_persistent(place, made[config["default"]], wanted, n))
+            spent = comparing.seconds_persistent(place, made[config["default"]], block(dial, 4 * n), n)
+            keep("default", dial, spent)
 
 
 def tune(config: dict[str, Any], console: Console) -> None:
@@ -286,14 +284,13 @@ def tune(config: dict[str, Any], console: Console) -> None:
                 wanted = comparing.trials(dial, numbers, TUNING["keys"], TUNING["seed"])
                 rates.append(comparing.run(place, sampler, wanted, config["chunk"], most=1).success.mean())
             tried[value] = float(np.mean(rates))
-        values, success = comparing.read(path, "values"), comparing.read(path, "success")
         body = {
-            "values": values | {name: max(tried, key=tried.__getitem__)},
-            "success": success | {name: {f"{value:g}": round(rate, 4) for value, rate in tried.items()}},
+            "values": {name: max(tried, key=tried.__getitem__)},
+            "success": {name: {f"{value:g}": round(rate, 4) for value, rate in tried.items()}},
             "tuning": TUNING,
             "provenance": provenance(),
         }
-        path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        comparing.write(path, body)
         console.print(
             f"{name}, {card.strength[0]}: " + ", ".join(f"{value:g} -> {rate:.3f}" for value, rate in tried.items())
         )

@@ -6,6 +6,7 @@ succeeds if the returned plan is feasible by the independent judge and on the pr
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffopt
-from diffopt.attempts import Attempt, Persistent, judged, limit, persist
+from diffopt.attempts import HOPELESS, Attempt, Persistent, judged, limits, persist
 from diffopt.policies.base import Context
 from diffopt.samplers import Sampler
 from experiments.benches import FOLDER, Bench, stack
@@ -68,20 +69,20 @@ class Outcome:
 
 
 @partial(jax.jit, static_argnames="levels")
-def _limit(policy, levels):
-    return limit(policy, levels, 1.0)
+def _limits(policy, levels):
+    return limits(policy, levels, 1.0)
 
 
 @partial(jax.jit, static_argnames="levels")
-def _program(policy, frames, constraints, keys, bound, sampler, levels) -> Attempt:
+def _program(policy, frames, constraints, keys, bounds, sampler, levels) -> Attempt:
     """One plan each, and its merit; leaves have one leading axis."""
 
-    def one(frame, constraints, key):
+    def one(frame, constraints, key, bound):
         placed = replace(policy, context=Context(frame=frame))
         result = diffopt.sample(placed, constraints, key=key, sampler=sampler, levels=levels, attempts=1)
         return judged(placed, constraints, replace(result, warm=None), bound, levels, 1.0)
 
-    return jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(frames, constraints, keys))
+    return jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(frames, constraints, keys, bounds))
 
 
 @jax.jit
@@ -94,11 +95,11 @@ class Places:
     """The instances of some trials, made once: frames and constraints in rows, and the row of each; made by `Places.of`.
 
     Attributes:
-      limit: of the pull, see `diffopt.attempts`; the prior is the same at all.
+      limits: of the pull, see `diffopt.attempts`; the prior is the same at all.
     """
 
     bench: Bench
-    limit: Any
+    limits: Any
     rows: Mapping[tuple[str, int], int]
     frames: Any
     constraints: Any
@@ -108,20 +109,20 @@ class Places:
         there = list(dict.fromkeys((t.dial, t.number) for t in wanted))
         return Places(
             bench=bench,
-            limit=_limit(replace(bench.policy, context=Context()).bound(), LEVELS),
+            limits=np.asarray(_limits(replace(bench.policy, context=Context()).bound(), LEVELS)),
             rows={place: i for i, place in enumerate(there)},
             frames=stack([bench.frame(*place) for place in there]),
             constraints=stack([bench.constraints(*place) for place in there]),
         )
 
     def arguments(self, block: Sequence[Trial], numbers: Sequence[int] | None = None) -> tuple[Any, ...]:
-        """What the program takes beside the sampler: policy, frames, constraints, keys (of attempts, by number), limit."""
+        """What the program takes beside the sampler: policy, frames, constraints, keys (of attempts, by number), limits."""
         rows = np.array([self.rows[t.dial, t.number] for t in block])
         frames, constraints = jax.tree.map(lambda leaf: leaf[rows], (self.frames, self.constraints))
         attempts = np.zeros(len(block), int) if numbers is None else np.asarray(numbers)
         keys = _keys(np.array([t.key for t in block]), np.array([t.number for t in block]), attempts)
         policy = replace(self.bench.policy, context=Context()).bound()
-        return policy, frames, constraints, keys, self.limit
+        return policy, frames, constraints, keys, np.where(attempts > 0, self.limits[1], self.limits[0])
 
 
 @jax.jit
@@ -160,7 +161,7 @@ def attempted(
     def again(plans: np.ndarray, numbers: np.ndarray) -> Attempt:
         return draw(places, further, [wanted[i] for i in plans], chunk, [int(a) for a in numbers])
 
-    return persist(first_draws, again, most, block=chunk, total=total)
+    return persist(first_draws, again, most, block=chunk, total=total, hopeless=most if total < np.inf else HOPELESS)
 
 
 def own_attempts(sampler: Sampler) -> int:
@@ -202,24 +203,27 @@ def run(
 
 
 def seconds(bench: Bench, sampler: Sampler, block: Sequence[Trial], repeats: int = 5) -> float:
-    """Wall-clock of one draw [s], all of the block in one call: the median over repeats, compilation apart."""
+    """Time of one draw [s], all of the block in one call: the median over repeats, compilation apart.
+
+    Here and below it is the process's time on its processors, which does not depend on what else the machine does.
+    """
     given = (*Places.of(bench, block).arguments(block), sampler, LEVELS)
     jax.block_until_ready(_program(*given))
     spent = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         jax.block_until_ready(_program(*given))
-        spent.append((time.perf_counter() - start) / len(block))
+        spent.append((time.process_time() - start) / len(block))
     return float(np.median(spent))
 
 
 def seconds_persistent(bench: Bench, sampler: Sampler, wanted: Sequence[Trial], chunk: int) -> float:
-    """Wall-clock of a plan [s] with all the attempts that the sampler asks for, the second time that the same is done."""
+    """Time of a plan [s] with all the attempts that the sampler asks for, the second time that the same is done."""
     spent, places = 0.0, Places.of(bench, wanted)
     for _ in range(2):
-        start = time.perf_counter()
+        start = time.process_time()
         attempted(places, sampler, wanted, chunk, own_attempts(sampler))
-        spent = time.perf_counter() - start
+        spent = time.process_time() - start
     return spent / len(wanted)
 
 
@@ -230,7 +234,21 @@ def kept(kind: str, problem: str) -> Path:
 
 def read(path: Path, key: str) -> dict[str, Any]:
     """A part of such a file, empty where there is none."""
-    return json.loads(path.read_text(encoding="utf-8"))[key] if path.exists() else {}
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return json.loads(text).get(key, {}) if text else {}
+
+
+def write(path: Path, more: Mapping[str, Any]) -> None:
+    """Put entries into such a file, one process at a time; those of a part that is a dict are added to what it has."""
+    with path.open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        text = stream.read()
+        body = json.loads(text) if text else {}
+        for key, value in more.items():
+            body[key] = body.get(key, {}) | value if isinstance(value, Mapping) else value
+        stream.truncate(0)
+        stream.write(json.dumps(body, indent=1, sort_keys=True) + "\n")
 
 
 def method(entry: Mapping[str, Any], tuned: Mapping[str, Any]) -> Sampler:

@@ -94,7 +94,7 @@ class OGD:
     terminal: int = field(default=5, metadata=dict(static=True))
     particles: int = field(default=1, metadata=dict(static=True))
     merit: Merit = field(default="move", metadata=dict(static=True))
-    attempts: int = field(default=32, metadata=dict(static=True))
+    attempts: int = field(default=128, metadata=dict(static=True))
     most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
 
