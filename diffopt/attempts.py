@@ -105,7 +105,7 @@ def judged(policy: Policy, constraints: ConstraintSet, solution: Solution, bound
 
 
 def _scaled(constraints: ConstraintSet, name: str, value: Float[Array, "n"]) -> Float[Array, "n"]:
-    return scale(constraints[name], value) if name in constraints else value
+    return jnp.max(scale(constraints[name], value[:, None]), axis=1) if name in constraints else value
 
 
 def better(best: Attempt, new: Attempt) -> Attempt:

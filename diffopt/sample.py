@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -145,13 +146,16 @@ def _sample(policy, constraints, keys, sampler, eta, warm, levels) -> Solution:
         finite = jnp.all(jnp.isfinite(draw.x)) & jnp.all(
             jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((plan, draw.aux, violation))])
         )
+        stats = draw.stats
+        if stats.acceptance is None:
+            stats = replace(stats, acceptance=satisfied.astype(jnp.float32))
         return Solution(
             plans=plan,
             aux=draw.aux,
             violation=violation,
             where=where,
             status=verdict(finite, satisfied, draw.settled),
-            stats=draw.stats,
+            stats=stats,
             warm=draw.warm,
             labels=constraints.labels(),
         )

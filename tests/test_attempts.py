@@ -13,7 +13,7 @@ from diffopt.policies import gaussian_mixture
 from diffopt.process import ReverseProcess
 from diffopt.samplers import DDIM, OGD
 
-N, LEVELS, MOST = 24, 6, 6
+N, LEVELS, MOST = 24, 12, 6
 MODES = np.array([[-1.0, 0.0], [1.0, 0.0]])
 POLICY = gaussian_mixture(MODES, 0.1)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -186,6 +186,10 @@ class Kinematics:
         """
         if qpos.shape != (self.nq,):
             raise ValueError(f"qpos has shape {qpos.shape}; this robot has nq={self.nq}: {', '.join(self.joint_names)}")
+        return self._fk(qpos, None if only is None else tuple(only))
+
+    @partial(jax.jit, static_argnums=(0, 2))  # traced once, wherever it is used
+    def _fk(self, qpos: Float[Array, "nq"], only: tuple[int, ...] | None) -> Frames:
         tree = self._tree if only is None else _Tree.of(self.bodies, frozenset(only))
         if not tree.links:
             links_p, links_R = jnp.zeros((1, 3), qpos.dtype), jnp.eye(3, dtype=qpos.dtype)[None]

@@ -42,15 +42,16 @@ class Sampler(Protocol):
 
 
 def stats(
-    *, evaluations: int = 0, iterations: int = 0, control_energy=0.0, terminal_move=0.0, acceptance: Any = 0.0
+    *, evaluations: int = 0, iterations: int = 0, control_energy=0.0, terminal_move=0.0, acceptance: Any = None
 ) -> Stats:
-    """`Stats` from plain numbers."""
+    """`Stats` from plain numbers; without an acceptance, `sample` puts the verdict on the plan there."""
+    share: Any = None if acceptance is None else jnp.asarray(acceptance, jnp.float32)
     return Stats(
         evaluations=jnp.asarray(evaluations, jnp.int32),
         iterations=jnp.asarray(iterations, jnp.int32),
         control_energy=jnp.asarray(control_energy, jnp.float32),
         terminal_move=jnp.asarray(terminal_move, jnp.float32),
-        acceptance=jnp.asarray(acceptance, jnp.float32),
+        acceptance=share,
         attempts=jnp.ones((), jnp.int32),
     )
 

@@ -57,9 +57,7 @@ class CleanProjection:
             return Stepped(ahead, mean, last.then(corrected))
 
         walked = walk(process, key, rule, lambda x, k: Last.first(projection, x), share=self.share)
-        return finish_projected(
-            process, constraints, projection, walked, evaluations=process.count, terminal=self.terminal
-        )
+        return finish_projected(projection, walked, evaluations=process.count, terminal=self.terminal)
 
 
 CARD = Card(

@@ -59,6 +59,34 @@ class Tracks:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What the solver says about each of T tracks.
+
+    Attributes:
+      cost, violation: at its last step, as it predicts them; violations in tolerances.
+      settled: whether it had stopped making progress.
+      iterations: steps so far.
+    """
+
+    cost: Float[Array, "T"]
+    violation: Float[Array, "T"]
+    settled: Bool[Array, "T"]
+    iterations: Int[Array, "T"]
+
+    @staticmethod
+    def none(tracks: Tracks) -> Progress:
+        """Before the first step."""
+        (number, *_), dtype = next((values.shape, values.dtype) for values in tracks.z.values())
+        return Progress(
+            cost=jnp.zeros(number, dtype),
+            violation=jnp.full(number, jnp.inf, dtype),
+            settled=jnp.zeros(number, bool),
+            iterations=jnp.zeros(number, jnp.int32),
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
 class Corrected:
     """The result of a correction.
 
@@ -188,41 +216,72 @@ class Correction:
         self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, steps: int = 1
     ) -> Corrected:
         """Correct c by `steps` calls of the solver; of the tracks the one that the solver thinks best is chosen."""
-        c = self.meaning(c)
-        if not self.eliminated:
-            tracks = replace(tracks, z=tracks.z | {"x": jnp.broadcast_to(c, tracks.z["x"].shape)})
-        tracks, result = self._steps(c, tracks, solver, weight, steps)
-        merit = result.cost / jnp.asarray(weight) ** 2 + 10 * (result.eq_violation + result.ineq_violation)
-        x = jax.vmap(lambda z: self._vector(z, c))(tracks.z)
-        return self._choose(c, x, tracks, result, merit, jnp.zeros(merit.shape, bool))
+        tracks, progress = self.improve(c, self.at(c, tracks), solver, weight, steps=steps)
+        return self.best(c, tracks, progress, weight)
 
     def settle(
         self, c: Float[Array, "n"], tracks: Tracks, solver: Solver, weight: Any = 1.0, *, steps: int
     ) -> Corrected:
         """Correct c by `steps` calls of the solver; the set itself judges, and the nearest satisfied track is chosen."""
+        tracks, progress = self.improve(c, tracks, solver, weight, steps=steps)
+        return self.judged(c, tracks, progress)
+
+    def at(self, c: Float[Array, "n"], tracks: Tracks) -> Tracks:
+        """The tracks with their vector at c, where it is an unknown."""
+        if self.eliminated:
+            return tracks
+        return replace(tracks, z=tracks.z | {"x": jnp.broadcast_to(self.meaning(c), tracks.z["x"].shape)})
+
+    def improve(
+        self,
+        c: Float[Array, "n"],
+        tracks: Tracks,
+        solver: Solver,
+        weight: Any = 1.0,
+        *,
+        steps: int | Array,
+        most: int | None = None,
+    ) -> tuple[Tracks, Progress]:
+        """`steps` calls of the solver on every track; a traced number of them is at most `most`."""
         c = self.meaning(c)
-        tracks, result = self._steps(c, tracks, solver, weight, steps)
+
+        def step(tracks: Tracks, progress: Progress) -> tuple[Tracks, Progress]:
+            tracks, result = self.step(c, tracks, solver, weight)
+            return tracks, Progress(
+                cost=result.cost,
+                violation=result.eq_violation + result.ineq_violation,
+                settled=result.status != Status.iteration_limit,
+                iterations=progress.iterations + result.iterations,
+            )
+
+        def body(carry: tuple[Tracks, Progress], i: Array) -> tuple[tuple[Tracks, Progress], None]:
+            if most is None:
+                return step(*carry), None
+            return jax.lax.cond(i < steps, step, lambda *carry: carry, *carry), None
+
+        number = steps if most is None else most
+        return jax.lax.scan(body, (tracks, Progress.none(tracks)), jnp.arange(number))[0]
+
+    def best(self, c: Float[Array, "n"], tracks: Tracks, progress: Progress, weight: Any = 1.0) -> Corrected:
+        """The track that the solver thinks best."""
+        c = self.meaning(c)
+        x = jax.vmap(lambda z: self._vector(z, c))(tracks.z)
+        merit = progress.cost / jnp.asarray(weight) ** 2 + 10 * progress.violation
+        return self._choose(c, x, tracks, progress, merit, jnp.zeros(merit.shape, bool))
+
+    def judged(self, c: Float[Array, "n"], tracks: Tracks, progress: Progress) -> Corrected:
+        """The nearest track that satisfies the set, judged by itself; or the one that violates it least."""
+        c = self.meaning(c)
         x = jax.vmap(lambda z: self._vector(z, c))(tracks.z)
 
         def judge(x: Float[Array, "n"], z: dict[str, Array]) -> Bool[Array, ""]:
             return self.constraints.report(self.policy.decode(x), _auxiliary(z), self.policy.context).satisfied
 
         satisfied = jax.vmap(judge)(x, tracks.z)
-        violation = result.eq_violation + result.ineq_violation
-        merit = jnp.where(satisfied, result.cost, 1e6 * (1 + violation))
-        return self._choose(c, x, tracks, result, merit, satisfied)
+        merit = jnp.where(satisfied, progress.cost, 1e6 * (1 + progress.violation))
+        return self._choose(c, x, tracks, progress, merit, satisfied)
 
-    def _steps(self, c, tracks: Tracks, solver: Solver, weight: Any, steps: int) -> tuple[Tracks, SolverResult]:
-        """`steps` calls of the solver; the last result, with the iterations of all."""
-
-        def body(tracks: Tracks, _: None) -> tuple[Tracks, SolverResult]:
-            return self.step(c, tracks, solver, weight)
-
-        tracks, results = jax.lax.scan(body, tracks, length=steps)
-        result = jax.tree.map(lambda leaf: leaf[-1], results)
-        return tracks, replace(result, iterations=jnp.sum(results.iterations, axis=0))
-
-    def _choose(self, c, x, tracks: Tracks, result: SolverResult, merit, satisfied) -> Corrected:
+    def _choose(self, c, x, tracks: Tracks, progress: Progress, merit, satisfied) -> Corrected:
         best = jnp.argmin(jnp.where(jnp.isfinite(merit), merit, jnp.inf))
         return Corrected(
             reference=c,
@@ -230,8 +289,8 @@ class Correction:
             aux=_auxiliary(jax.tree.map(lambda values: values[best], tracks.z)),
             tracks=tracks,
             satisfied=satisfied[best],
-            settled=result.status[best] != Status.iteration_limit,
-            iterations=jnp.sum(result.iterations),
+            settled=progress.settled[best],
+            iterations=jnp.sum(progress.iterations),
         )
 
     @property

@@ -40,7 +40,7 @@ class DDIM:
             x=x,
             aux=aux,
             settled=jax.numpy.asarray(True),
-            stats=stats(evaluations=process.count, iterations=iterations, control_energy=energy, acceptance=1.0),
+            stats=stats(evaluations=process.count, iterations=iterations, control_energy=energy),
             warm=None,
         )
 

@@ -59,9 +59,7 @@ class DiRecT:
 
         walked = walk(process, key, rule, lambda x, k: Last.first(projection, x), share=self.share)
         evaluations = process.count + solved_levels(process, self.share)
-        return finish_projected(
-            process, constraints, projection, walked, evaluations=evaluations, terminal=self.terminal
-        )
+        return finish_projected(projection, walked, evaluations=evaluations, terminal=self.terminal)
 
 
 CARD = Card(

@@ -39,6 +39,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.constraints import ConstraintSet
@@ -46,7 +47,7 @@ from diffopt.paths import is_path
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats
-from diffopt.samplers.correction import Correction, Tracks
+from diffopt.samplers.correction import Correction, Progress, Tracks
 from diffopt.samplers.ddim import DDIM
 from diffopt.samplers.registry import Card
 from diffopt.solvers import RealTimeIteration, Solver
@@ -71,7 +72,6 @@ class OGD:
       tighten: added to every margin, times sigma [m, rad]; None for 0.1 where a plan is one configuration, and for 0.02 along a path, which
         has to come as near to things as its prior does.
       tracks: starting points that are carried along the levels.
-      last: how many are tried in the end.
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
       particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
@@ -84,11 +84,10 @@ class OGD:
     anchor: Anchor = field(default="sampled", metadata=dict(static=True))
     constrain: Constrain = field(default="current", metadata=dict(static=True))
     hard: bool = field(default=True, metadata=dict(static=True))
-    every: int = field(default=3, metadata=dict(static=True))
-    window: tuple[float, float] = field(default=(1.0, 0.3), metadata=dict(static=True))
+    every: int | Array = 3
+    window: tuple[float | Array, float | Array] = (1.0, 0.3)
     tighten: float | Array | None = None
     tracks: int = field(default=1, metadata=dict(static=True))
-    last: int = field(default=2, metadata=dict(static=True))
     search: int = field(default=2, metadata=dict(static=True))
     steps: int = field(default=2, metadata=dict(static=True))
     terminal: int = field(default=5, metadata=dict(static=True))
@@ -105,9 +104,12 @@ class OGD:
             raise ValueError(f"constrain={self.constrain!r}; there are: lookahead, current, next")
         if self.merit not in ("move", "stay"):
             raise ValueError(f"merit={self.merit!r}; there are: move, stay")
-        for name in ("particles", "tracks", "last", "steps", "terminal", "attempts"):
+        for name in ("particles", "tracks", "steps", "terminal", "attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
+        numbers = jax.tree.leaves((self.window, self.every))
+        if any(isinstance(number, jax.core.Tracer) or not np.isscalar(number) for number in numbers):
+            return
         if not 0 <= self.window[1] <= self.window[0] <= 1 or self.every < 0:
             raise ValueError(
                 f"window={self.window}: shares between 0 and 1, the larger first; every={self.every}: at least 0"
@@ -155,66 +157,77 @@ class OGD:
         levels = jnp.arange(count, 0, -1)
         first, last = self.window
         within = (levels <= first * count) & (levels > last * count)
-        return within & (levels % self.every == 0) if self.every else jnp.zeros(count, bool)
+        return within & (self.every > 0) & (levels % jnp.maximum(self.every, 1) == 0)
 
     def _draw(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None) -> Draw:
-        """One particle."""
+        """One particle. The terminal correction is the last step of the same loop, so that the program holds the solver once."""
         init_key, noise_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, (process.count, process.dim))
+        count = process.count
+        noise = jax.random.normal(noise_key, (count, process.dim))
         correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks, search=self.search)
         solver = RealTimeIteration(penalty=self.penalty, hard=self.hard, passes=correction.passes)
-        solved = self.solved(process.count)
         x = process.prior(init_key)
+        tracks = correction.seeds(x, solver) if warm is None else warm
 
         def body(carry, step):
             x, tracks = carry
             k, z, solve = step
-            clean = process.clean(x, k)
             anchor = jnp.where(solve & (self.anchor == "zero"), 0.0, z)
-            anchored = process.mean(x, clean, k) + process.std[k] * anchor
-            move, tracks, iterations = jax.lax.cond(
+
+            def plain():
+                clean = process.clean(x, k)
+                return clean, process.mean(x, clean, k) + process.std[k] * anchor
+
+            clean, anchored = jax.lax.cond(k > 0, plain, lambda: (x, x))
+            move, tracks, progress = jax.lax.cond(
                 solve,
                 lambda: self._solve(process, correction, solver, clean, anchored, tracks, k),
-                lambda: (jnp.zeros_like(x), tracks, jnp.zeros((), jnp.int32)),
+                lambda: (jnp.zeros_like(x), tracks, Progress.none(tracks)),
             )
             control = jnp.where(process.std[k] > 0, anchor + move / jnp.maximum(process.std[k], 1e-6), 0.0)
-            return (anchored + move, tracks), (0.5 * jnp.sum(control**2), iterations)
+            return (jnp.where(k > 0, anchored + move, x), tracks), (0.5 * jnp.sum(control**2), progress)
 
-        tracks = correction.seeds(x, solver) if warm is None else warm
-        levels = jnp.arange(process.count, 0, -1)
-        (x, tracks), (energy, iterations) = jax.lax.scan(body, (x, tracks), (levels, noise, solved))
-        terminal = replace(correction, tracks=self.last)
-        end = terminal.settle(x, terminal.start(x, solver, tracks), solver, steps=self.terminal)
+        solved = self.solved(count)
+        steps = (
+            jnp.arange(count, -1, -1),
+            jnp.concatenate([noise, jnp.zeros((1, process.dim))]),
+            jnp.append(solved, True),
+        )
+        (x, tracks), (energy, progress) = jax.lax.scan(body, (x, tracks), steps)
+        choose = correction.judged if self.tracks > 1 or self.particles > 1 else correction.best
+        end = choose(x, tracks, jax.tree.map(lambda leaf: leaf[-1], progress))
         more = int(self.constrain == "lookahead")
         return Draw(
             x=end.x,
             aux=end.aux,
             settled=end.settled,
             stats=stats(
-                evaluations=process.count + more * jnp.sum(solved),
-                iterations=jnp.sum(iterations) + end.iterations,
+                evaluations=count + more * jnp.sum(solved),
+                iterations=jnp.sum(progress.iterations),
                 control_energy=jnp.sum(energy),
                 terminal_move=jnp.linalg.norm(end.x - end.reference),
-                acceptance=end.satisfied,
+                acceptance=end.satisfied if self.particles > 1 else None,
             ),
             warm=tracks,
         )
 
     def _solve(
         self, process: ReverseProcess, correction: Correction, solver: Solver, clean, anchored, tracks: Tracks, k
-    ) -> tuple[Float[Array, "n"], Tracks, Any]:
-        """The problem of level k: by how much the next iterate moves, the tracks, and the solver's iterations."""
-        std, alpha = process.std[k], process.alpha[k - 1]
+    ) -> tuple[Float[Array, "n"], Tracks, Progress]:
+        """The problem of level k, or of the end (k = 0): by how much the next iterate moves, the tracks, and how they do."""
+        std, alpha = process.std[k], process.alpha[jnp.maximum(k - 1, 0)]
         gain = jnp.ones(()) if self.constrain == "next" else jnp.minimum(1 / alpha, self.most_gain)
         reference = anchored if self.constrain == "next" else clean
         if self.constrain == "lookahead":
-            reference = process.clean(anchored, k - 1)
+            reference = jax.lax.cond(k > 0, lambda: process.clean(anchored, k - 1), lambda: anchored)
         tighten = self._tighten(process.policy) * process.sigma[k]
         correction = replace(correction, constraints=correction.constraints.tightened(tighten))
         tracks = correction.start(reference, solver, tracks)
-        weight = 1.0 if self.hard else gain / jnp.maximum(std, 0.1)
-        corrected = correction(reference, tracks, solver, weight, steps=self.steps)
-        return gain * (corrected.x - corrected.reference), corrected.tracks, corrected.iterations
+        weight = jnp.where(k > 0, 1.0 if self.hard else gain / jnp.maximum(std, 0.1), 1.0)
+        steps, most = jnp.where(k > 0, self.steps, self.terminal), max(self.steps, self.terminal)
+        tracks, progress = correction.improve(reference, tracks, solver, weight, steps=steps, most=most)
+        corrected = correction.best(reference, tracks, progress, weight)
+        return gain * (corrected.x - corrected.reference), tracks, progress
 
 
 CARD = Card(

@@ -59,9 +59,7 @@ class PCD:
 
         walked = walk(process, key, rule, lambda x, k: (Last.first(projection, x), guide.start(x)), share=self.share)
         walked = replace(walked, carry=walked.carry[0])
-        return finish_projected(
-            process, constraints, projection, walked, evaluations=process.count, terminal=self.terminal
-        )
+        return finish_projected(projection, walked, evaluations=process.count, terminal=self.terminal)
 
 
 CARD = Card(

@@ -98,15 +98,7 @@ class Last:
         )
 
 
-def finish_projected(
-    process: ReverseProcess,
-    constraints: ConstraintSet,
-    projection: Projection,
-    walked: Walked,
-    *,
-    evaluations: Any,
-    terminal: int,
-) -> Draw:
+def finish_projected(projection: Projection, walked: Walked, *, evaluations: Any, terminal: int) -> Draw:
     """The plan as the last projection left it; with `terminal` > 0 projected once more, by so many solver steps."""
     x, last, moved = walked.x, walked.carry, walked.moved
     if terminal:
@@ -114,7 +106,6 @@ def finish_projected(
         end = more(x, last.tracks)
         moved = moved + jnp.linalg.norm(end.x - end.reference)
         x, last = end.x, last.then(end)
-    report = constraints.report(process.policy.decode(x), last.aux, process.policy.context)
     return Draw(
         x=x,
         aux=last.aux,
@@ -124,7 +115,6 @@ def finish_projected(
             iterations=last.iterations,
             control_energy=walked.energy,
             terminal_move=moved,
-            acceptance=report.satisfied,
         ),
         warm=None,
     )

@@ -141,7 +141,6 @@ def finish(
             iterations=iterations,
             control_energy=walked.energy,
             terminal_move=moved,
-            acceptance=guide.constraints.report(process.policy.decode(x), aux, process.policy.context).satisfied,
         ),
         warm=None,
     )
