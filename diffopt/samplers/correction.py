@@ -14,6 +14,7 @@ tolerance. Inverse kinematics has local minima: several starting points, the tra
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -186,12 +187,7 @@ class Correction:
 
     def _approach(self, z: dict[str, Array], args) -> tuple[dict[str, Array], Float[Array, ""]]:
         """Some steps towards the reference, within bounds, without regard to the other constraints; and the cost there."""
-        problem = Problem(
-            cost=self._cost,
-            bounds=self._bounds if self.constraints.bounds() else None,
-            linearize=self._linearize_cost if self._joints_only else None,
-        )
-        solver = RealTimeIteration(longest=1.0)
+        solver, problem = RealTimeIteration(longest=1.0), self._distance
 
         def body(z: dict[str, Array], _: None) -> tuple[dict[str, Array], Float[Array, ""]]:
             result = solver(problem, z, args)
@@ -301,7 +297,21 @@ class Correction:
             ineq=self._inequalities if self._solved("ineq") else None,
             bounds=self._bounds if self.constraints.bounds() else None,
             linearize=self._linearize if self._joints_only else None,
+            sizes=partial(self._sizes, "_problem"),
         )
+
+    @property
+    def _distance(self) -> Problem:
+        """The problem without its constraints."""
+        return Problem(
+            cost=self._cost,
+            bounds=self._bounds if self.constraints.bounds() else None,
+            linearize=self._linearize_cost if self._joints_only else None,
+            sizes=partial(self._sizes, "_distance"),
+        )
+
+    def _sizes(self, which: str, z, args) -> tuple[int, int, int]:
+        return _counted(which, *_abstract((self, z, args)))
 
     def _plan(self, z, c) -> tuple[Any, dict[str, Array]]:
         aux = _auxiliary(z)
@@ -360,8 +370,7 @@ class Correction:
         realised = [k for k in self.constraints if k.name in self.constraints.realised]
         if not (self.eliminated and len(realised) == 1 and isinstance(realised[0], JointsRealised)):
             return False
-        guesses = jax.eval_shape(lambda c: self._guesses(c, 1)[0], jnp.zeros(self.policy.spec.dim))
-        return set(guesses) == {"joints"}
+        return _unknowns(*_abstract(self)) == {"joints"}
 
     def _move(self, z, args) -> tuple[Any, Any, Float[Array, "m"], Piece]:
         """The realised plan, its rate, and the difference to the reference with its Jacobian."""
@@ -395,6 +404,38 @@ class Correction:
                 pieces += more
             parts.append(jnp.concatenate([jnp.zeros(0), *values]))
         return Terms(*parts), jacobian_of(pieces, z["joints"])
+
+
+Shapes = tuple[tuple[tuple[int, ...], Any], ...]
+
+
+def _abstract(tree: Any) -> tuple[Any, Shapes]:
+    """The structure of a pytree, and the shapes and types of its leaves: what the functions below are cached by."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+
+
+@lru_cache(maxsize=256)
+def _counted(which: str, structure: Any, shapes: Shapes) -> tuple[int, int, int]:
+    """The numbers of rows of a correction's problem."""
+
+    def terms(leaves: list[Array]) -> Terms:
+        correction, z, args = jax.tree.unflatten(structure, leaves)
+        return getattr(correction, which).terms(z, args)
+
+    found = jax.eval_shape(terms, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    return found.cost.size, found.eq.size, found.ineq.size
+
+
+@lru_cache(maxsize=256)
+def _unknowns(structure: Any, shapes: Shapes) -> frozenset[str]:
+    """The names of what a correction brings guesses for."""
+
+    def guesses(leaves: list[Array]) -> dict[str, Array]:
+        correction = jax.tree.unflatten(structure, leaves)
+        return correction._guesses(jnp.zeros(correction.policy.spec.dim), 1)[0]
+
+    return frozenset(jax.eval_shape(guesses, [jax.ShapeDtypeStruct(*shape) for shape in shapes]))
 
 
 def _least(z: dict[str, Array], merits: Float[Array, "T"], n: int) -> tuple[dict[str, Array], Float[Array, "n"]]:

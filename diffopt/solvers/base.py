@@ -56,6 +56,7 @@ class Problem:
       bounds: `bounds(args)` gives (lower, upper), each with the structure of z and leaves that broadcast to it.
       linearize: `linearize(z, args)` gives (values, Jacobian) where that is cheaper than differentiating: the values as `Terms`, the
         Jacobian of all of them, stacked in that order.
+      sizes: `sizes(z, args)` gives the numbers of rows of cost, eq and ineq where that is cheaper than tracing them.
     """
 
     cost: Residual | None = field(default=None, metadata=dict(static=True))
@@ -65,11 +66,17 @@ class Problem:
     linearize: Callable[[Unknown, Args], tuple[Terms, Jacobian]] | None = field(
         default=None, metadata=dict(static=True)
     )
+    sizes: Callable[[Unknown, Args], tuple[int, int, int]] | None = field(default=None, metadata=dict(static=True))
 
     def terms(self, z: Unknown, args: Args) -> Terms:
         """The values of all parts, each flattened to (m,); a part left out is (0,)."""
         parts = (self.cost, self.eq, self.ineq)
         return Terms(*(jnp.zeros(0) if part is None else jnp.ravel(part(z, args)) for part in parts))
+
+    def count(self, z: Unknown, args: Args) -> tuple[int, int, int]:
+        """The numbers of rows of cost, eq and ineq."""
+        shapes = jax.eval_shape(self.terms, z, args)
+        return shapes.cost.size, shapes.eq.size, shapes.ineq.size
 
 
 @jax.tree_util.register_dataclass
@@ -160,8 +167,7 @@ def flatten(problem: Problem, z: Unknown, args: Args) -> FlatProblem:
     def stack(x: Float[Array, "n"]) -> Float[Array, "m"]:
         return jnp.concatenate(problem.terms(unravel(x), args))
 
-    shapes = jax.eval_shape(lambda x: problem.terms(unravel(x), args), x)
-    sizes = (shapes.cost.size, shapes.eq.size, shapes.ineq.size)
+    sizes = (problem.sizes or problem.count)(z, args)
     if sum(sizes) == 0:
         raise ValueError("the problem has no cost, no equality and no inequality: nothing to solve")
 
