@@ -47,11 +47,11 @@ FEASIBLE, INFEASIBLE = 1.0, 1e6  # where the merits of these begin; that of what
 
 @runtime_checkable
 class Persistent(Protocol):
-    """A sampler that has plans drawn again: so many draws in all, those after the first by `again`."""
+    """A sampler that has plans drawn again by itself."""
 
-    attempts: int
-
-    def again(self, policy: Policy) -> Sampler: ...
+    def further(self, policy: Policy) -> tuple[int, Sampler]:
+        """How often in all, and by what after the first time."""
+        ...
 
 
 @jax.tree_util.register_dataclass
