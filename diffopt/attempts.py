@@ -41,17 +41,17 @@ LEVEL = 0.2  # at which share of the levels the policy is asked
 PLAIN = 32  # plain plans that say what is usual
 USUAL = (0.95, 0.8)  # the quantile of their pulls that still is: of a first attempt, and of a further one
 HOPELESS = 32  # draws without a feasible one after which a plan is given up
-BLOCK = 32  # draws of one call, after the first
+BLOCK = 16  # draws of one call, after the first
 FEASIBLE, INFEASIBLE = 1.0, 1e6  # where the merits of these begin; that of what is accepted is zero
 
 
 @runtime_checkable
 class Persistent(Protocol):
-    """A sampler that has plans drawn again: so many draws in all, those after the first by `again`."""
+    """A sampler that has plans drawn again by itself."""
 
-    attempts: int
-
-    def again(self, policy: Policy) -> Sampler: ...
+    def further(self, policy: Policy) -> tuple[int, Sampler]:
+        """How often in all, and by what after the first time."""
+        ...
 
 
 @jax.tree_util.register_dataclass

@@ -77,15 +77,15 @@ def sample(
     keys = jax.random.split(key, n)
     given = (policy, constraints, keys, sampler, eta, warm)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+    asked, further = sampler.further(policy) if isinstance(sampler, Persistent) else (1, sampler)
     if attempts is None:
-        attempts = sampler.attempts if isinstance(sampler, Persistent) and constraints and not traced else 1
+        attempts = 1 if traced or not constraints else asked
     if attempts < 1:
         raise ValueError(f"attempts={attempts}: every plan is drawn at least once")
     first = _sample(policy, constraints, keys, sampler, eta, warm, levels)
     if attempts == 1:
         return first
-    if isinstance(sampler, Persistent):
-        given = (policy, constraints, keys, sampler.again(policy), eta, warm)
+    given = (policy, constraints, keys, further, eta, warm)
     usual, strict = _limits(policy, eta, levels)
     begun = _judged(policy, constraints, first, usual, eta, levels)
     if traced:

@@ -156,7 +156,7 @@ def attempted(
         parts.append([np.asarray(leaf)[: len(block)] for leaf in jax.tree.leaves(part)])
     joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
     first_draws = jax.tree.unflatten(jax.tree.structure(part), joined)
-    further = sampler.again(places.bench.policy) if isinstance(sampler, Persistent) else sampler
+    further = sampler.further(places.bench.policy)[1] if isinstance(sampler, Persistent) else sampler
 
     def again(plans: np.ndarray, numbers: np.ndarray) -> Attempt:
         return draw(places, further, [wanted[i] for i in plans], chunk, [int(a) for a in numbers])
@@ -164,9 +164,9 @@ def attempted(
     return persist(first_draws, again, most, block=chunk, total=total, hopeless=most if total < np.inf else HOPELESS)
 
 
-def own_attempts(sampler: Sampler) -> int:
+def own_attempts(bench: Bench, sampler: Sampler) -> int:
     """As many as the sampler asks for."""
-    return sampler.attempts if isinstance(sampler, Persistent) else 1
+    return sampler.further(bench.policy)[0] if isinstance(sampler, Persistent) else 1
 
 
 def run(
@@ -178,7 +178,7 @@ def run(
     total: float = np.inf,
 ) -> Outcome:
     """All trials, judged; `most` and `total` as in `attempted`, by default the sampler's own attempts."""
-    most = own_attempts(sampler) if most is None else most
+    most = own_attempts(bench, sampler) if most is None else most
     places = Places.of(bench, wanted)
     made = attempted(places, sampler, wanted, chunk, most, total)
     solution = made.solution
@@ -222,7 +222,7 @@ def seconds_persistent(bench: Bench, sampler: Sampler, wanted: Sequence[Trial], 
     spent, places = 0.0, Places.of(bench, wanted)
     for _ in range(2):
         start = time.process_time()
-        attempted(places, sampler, wanted, chunk, own_attempts(sampler))
+        attempted(places, sampler, wanted, chunk, own_attempts(bench, sampler))
         spent = time.process_time() - start
     return spent / len(wanted)
 

@@ -21,7 +21,7 @@ from diffopt.schedules import Flow, clean_estimate, regression_target
 
 SMALL = {  # options that keep the tests short, and a clip that does not cut the derivative
     "rejection": dict(draws=4),
-    "ogd": dict(every=2),
+    "ogd": dict(every=2, attempts=1),
     "ogd_chain": dict(iterations=3),
     "latent": dict(iterations=3),
     "particles": dict(count=4),

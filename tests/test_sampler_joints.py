@@ -19,7 +19,7 @@ WALL = 0.35  # the elbow stays below [m]
 QUICK = {"mpgd", "projected", "task_to_joint"}
 SMALL = {
     "rejection": dict(draws=4),
-    "ogd": dict(every=2),
+    "ogd": dict(every=2, attempts=1),
     "ogd_chain": dict(iterations=4),
     "latent": dict(iterations=4),
     "particles": dict(count=4),

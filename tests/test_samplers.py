@@ -16,7 +16,7 @@ from diffopt.samplers import OGD, load
 from diffopt.schedules import Cosine
 
 OGD_FAMILY = [
-    OGD(anchor=anchor, constrain=constrain, hard=hard, every=1, window=(1.0, 0.0), particles=2)
+    OGD(anchor=anchor, constrain=constrain, hard=hard, every=1, window=(1.0, 0.0), particles=2, attempts=1)
     for anchor in ("sampled", "zero")
     for constrain in ("lookahead", "current", "next")
     for hard in (True, False)

@@ -78,6 +78,6 @@ CARD = Card(
     paper="MBD, arXiv 2407.01573; PAD-TRO, arXiv 2510.04436",
     summary="the clean estimate is a mean of rollouts around it, weighted by their cost",
     needs=("check",),
-    strength=("temperature", (0.03, 0.1, 0.3, 1.0, 3.0)),
+    strength=("temperature", (0.003, 0.01, 0.03, 0.1, 0.3)),
     differentiable=True,
 )

@@ -29,7 +29,7 @@ correction (`move`), or, where levels are solved to the end and that says little
 |D(alpha x_0, k) - x_0| at a fifth of the levels (`stay`, one more evaluation per particle).
 
 Particles are drawn for all plans, attempts only for those that failed: outside of transformations `sample` has these drawn again, up to
-`attempts` times, by `again()`, which solves every level down to the middle with smaller margins.
+`attempts` times, and then solves every level down to the middle, with smaller margins (`further`).
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class OGD:
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
       particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
-      attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), after the first time by
-        `again()`.
+      attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), after the first time as
+        `further` says; None for 128, and for once where no level is solved or the answer is to be differentiable (not `hard`).
       most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
     """
@@ -93,7 +93,7 @@ class OGD:
     terminal: int = field(default=5, metadata=dict(static=True))
     particles: int = field(default=1, metadata=dict(static=True))
     merit: Merit = field(default="move", metadata=dict(static=True))
-    attempts: int = field(default=128, metadata=dict(static=True))
+    attempts: int | None = field(default=None, metadata=dict(static=True))
     most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
 
@@ -104,7 +104,7 @@ class OGD:
             raise ValueError(f"constrain={self.constrain!r}; there are: lookahead, current, next")
         if self.merit not in ("move", "stay"):
             raise ValueError(f"merit={self.merit!r}; there are: move, stay")
-        for name in ("particles", "tracks", "steps", "terminal", "attempts"):
+        for name in ("particles", "tracks", "steps", "terminal"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
         numbers = jax.tree.leaves((self.window, self.every))
@@ -115,11 +115,15 @@ class OGD:
                 f"window={self.window}: shares between 0 and 1, the larger first; every={self.every}: at least 0"
             )
 
-    def again(self, policy: Policy) -> OGD:
-        """What draws the plans that failed: all levels of the noisier half are solved, with margins that fit between close obstacles."""
-        if not self.every:
-            return replace(self, attempts=1)
-        return replace(self, every=1, window=AGAIN, tighten=CLOSER * self._tighten(policy), attempts=1)
+    def further(self, policy: Policy) -> tuple[int, OGD]:
+        """How often a plan is drawn, and what draws it after the first time.
+
+        All levels of the noisier half are solved then, with margins that fit between close obstacles.
+        """
+        usual = 128 if self.hard and self.every else 1
+        attempts = usual if self.attempts is None else self.attempts
+        closer = replace(self, every=1, window=AGAIN, tighten=CLOSER * self._tighten(policy), attempts=1)
+        return attempts, closer if self.every else self
 
     def _tighten(self, policy: Policy) -> Any:
         usual = 0.02 if is_path(policy.spec.plan_type) else 0.1

@@ -210,5 +210,5 @@ CARD = Card(
     summary="one optimisation over the start and all controls: shooting, least squares or hard",
     needs=("gradient", "network gradient"),
     evaluations="63: 6 per iteration of L-BFGS, one of which also backwards; of the others 19 and 49",
-    strength=("strength", (0.3, 1.0, 3.0, 10.0, 30.0)),
+    strength=("strength", (3.0, 10.0, 30.0, 100.0, 300.0)),
 )
