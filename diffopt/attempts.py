@@ -49,8 +49,8 @@ FEASIBLE, INFEASIBLE = 1.0, 1e6  # where the merits of these begin; that of what
 class Persistent(Protocol):
     """A sampler that has plans drawn again by itself."""
 
-    def further(self, policy: Policy) -> tuple[int, Sampler]:
-        """How often in all, and by what after the first time."""
+    def further(self, policy: Policy) -> tuple[int, Sampler, Sampler]:
+        """How often in all, by what the first time, and by what afterwards."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,8 +51,10 @@ def sample(
       eta: its stochasticity, 0 (DDIM) to 1 (DDPM).
       warm: `Solution.warm` of an earlier call with the same structure and n.
       attempts: how often a plan is drawn at most. What is not feasible, or what the policy itself would move further than its own
-        plans, is drawn again with a key of its own (`diffopt.attempts`). None for as often as the sampler asks for (`OGD.attempts`);
-        inside `jit`, `vmap` and `grad`, where nothing can be left out of a batch, None is once, and more attempts cost as much for all.
+        plans, is drawn again with a key of its own (`diffopt.attempts`). None for as often as the sampler asks for
+        (`OGD.attempts`) where up to 16 plans are asked for, and for once where it is more: a population, from which those that failed
+        can be left out. Also once inside `jit`, `vmap` and `grad`, where nothing can be left out of a batch and more attempts cost as
+        much for all.
 
     Returns:
       The plans, each with its status, its violations by name, and what it cost. A plan that violates a constraint beyond its tolerance
@@ -77,23 +80,26 @@ def sample(
     keys = jax.random.split(key, n)
     given = (policy, constraints, keys, sampler, eta, warm)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
-    asked, further = sampler.further(policy) if isinstance(sampler, Persistent) else (1, sampler)
+    asked, sampler, further = sampler.further(policy) if isinstance(sampler, Persistent) else (1, sampler, sampler)
     if attempts is None:
-        attempts = 1 if traced or not constraints else asked
+        attempts = 1 if traced or not constraints or n > BLOCK else asked
     if attempts < 1:
         raise ValueError(f"attempts={attempts}: every plan is drawn at least once")
     first = _sample(policy, constraints, keys, sampler, eta, warm, levels)
     if attempts == 1:
         return first
-    given = (policy, constraints, keys, further, eta, warm)
     usual, strict = _limits(policy, eta, levels)
     begun = _judged(policy, constraints, first, usual, eta, levels)
+
+    def draw(plans, numbers) -> Attempt:
+        """Some of the plans once more, each with the key of its attempt; for as many as the first time, by the same program."""
+        again, start = jax.tree.map(lambda leaf: leaf[plans], (keys, warm))
+        fresh = jax.vmap(jax.random.fold_in)(again, numbers)
+        solution = _sample(policy, constraints, fresh, further, eta, start, levels)
+        return _judged(policy, constraints, solution, strict, eta, levels)
+
     if traced:
-        return _scanned(begun, given, strict, attempts, levels)
-
-    def draw(plans: np.ndarray, numbers: np.ndarray) -> Attempt:
-        return _again(*given, strict, plans, numbers, levels)
-
+        return _scanned(begun, draw, attempts)
     return jax.tree.map(jnp.asarray, persist(begun, draw, attempts, block=min(BLOCK, n)).solution)
 
 
@@ -107,23 +113,14 @@ def _judged(policy, constraints, solution, bound, eta, levels) -> Attempt:
     return judged(policy, constraints, solution, bound, levels, eta)
 
 
-@partial(jax.jit, static_argnames="levels")
-def _again(policy, constraints, keys, sampler, eta, warm, bound, plans, numbers, levels) -> Attempt:
-    """Some of the plans once more, each with the key of its attempt."""
-    fresh = jax.vmap(jax.random.fold_in)(keys[plans], numbers)
-    solution = _sample(policy, constraints, fresh, sampler, eta, jax.tree.map(lambda leaf: leaf[plans], warm), levels)
-    return judged(policy, constraints, solution, bound, levels, eta)
-
-
-def _scanned(begun: Attempt, given, bound, attempts: int, levels: int) -> Solution:
+def _scanned(begun: Attempt, draw: Callable[[Array, Array], Attempt], attempts: int) -> Solution:
     """Further attempts inside a transformation: for all plans, unless none needs one."""
 
     def body(best: Attempt, number) -> tuple[Attempt, None]:
         plans = jnp.arange(len(best.merit))
 
         def once_more() -> Attempt:
-            new = _again(*given, bound, plans, jnp.full(plans.shape, number), levels)
-            return better(best, new)
+            return better(best, draw(plans, jnp.full(plans.shape, number)))
 
         return jax.lax.cond(jnp.all(best.accepted), lambda: best, once_more), None
 

@@ -156,7 +156,7 @@ def attempted(
         parts.append([np.asarray(leaf)[: len(block)] for leaf in jax.tree.leaves(part)])
     joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
     first_draws = jax.tree.unflatten(jax.tree.structure(part), joined)
-    further = sampler.further(places.bench.policy)[1] if isinstance(sampler, Persistent) else sampler
+    further = sampler.further(places.bench.policy)[2] if isinstance(sampler, Persistent) else sampler
 
     def again(plans: np.ndarray, numbers: np.ndarray) -> Attempt:
         return draw(places, further, [wanted[i] for i in plans], chunk, [int(a) for a in numbers])

@@ -115,15 +115,17 @@ class OGD:
                 f"window={self.window}: shares between 0 and 1, the larger first; every={self.every}: at least 0"
             )
 
-    def further(self, policy: Policy) -> tuple[int, OGD]:
-        """How often a plan is drawn, and what draws it after the first time.
+    def further(self, policy: Policy) -> tuple[int, OGD, OGD]:
+        """How often a plan is drawn, what draws it the first time, and what afterwards.
 
-        All levels of the noisier half are solved then, with margins that fit between close obstacles.
+        All levels of the noisier half are solved then, with margins that fit between close obstacles. Both differ in numbers only, so that
+        one program serves them.
         """
-        usual = 128 if self.hard and self.every else 1
-        attempts = usual if self.attempts is None else self.attempts
-        closer = replace(self, every=1, window=AGAIN, tighten=CLOSER * self._tighten(policy), attempts=1)
-        return attempts, closer if self.every else self
+        solves = isinstance(self.every, jax.core.Tracer) or bool(self.every)
+        usual = 128 if self.hard and solves else 1
+        first = replace(self, attempts=None, tighten=self._tighten(policy))
+        closer = replace(first, every=1, window=AGAIN, tighten=CLOSER * self._tighten(policy))
+        return usual if self.attempts is None else self.attempts, first, closer if solves else first
 
     def _tighten(self, policy: Policy) -> Any:
         usual = 0.02 if is_path(policy.spec.plan_type) else 0.1
