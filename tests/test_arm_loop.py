@@ -53,7 +53,7 @@ def test_a_base_is_within_its_ranges_and_of_use(cell):
     first = around.place(cell, SEED)
     data, tool = cell.scene(SEED)
     for point in cell.task.landmarks(data):  # what `useful` promises, by forward kinematics
-        over = Pose(position=point + [0, 0, OVER] - 0.1 * tool.rotation[:, 2], rotation=tool.rotation)
+        over = Pose(position=point + np.array([0, 0, OVER]) - 0.1 * tool.rotation[:, 2], rotation=tool.rotation)
         q = cell.reach(over, data)
         data.qpos[cell.arm.joints] = q
         mujoco.mj_forward(cell.model, data)

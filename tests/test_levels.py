@@ -1,5 +1,7 @@
 """Violations level by level, on a prior and a half-space that are known exactly."""
 
+from itertools import pairwise
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,7 +36,7 @@ def test_levels_before_and_after():
     plan = Point(values=result.plans.values[0])
     rows = watched.levels(policy, limits, plan, {})
     assert len(rows) == 8 and [r.time for r in rows] == sorted((r.time for r in rows), reverse=True)
-    assert all(a.after == b.before for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a.after == b.before for a, b in pairwise(rows))
     assert rows[0].before["half_space"] > 0.1  # noise: about the prior's mean, 0.8 beyond
     assert rows[-1].after["half_space"] == 0.0 and bool(result.feasible[0])
     assert sum(r.moved for r in rows) > 0.5

@@ -18,7 +18,7 @@ import numpy as np
 
 from diffopt.constraints import ConstraintSet, SceneCollision
 from diffopt.controller import Controller, Memory
-from diffopt.geometry import Pose
+from diffopt.geometry import Pose, shapes
 from diffopt.paths import ToolPath
 from diffopt.policies.observation import Observation
 from diffopt.robots.embodiment import Embodiment
@@ -26,6 +26,7 @@ from diffopt.sample import sample
 from diffopt.tasks.script import PERIOD, Command
 from diffopt.tasks.workcell import Episode, Unreachable, Workcell, observation
 
+LEAST = 9  # obstacles: those of pick-place with three posts
 Look = Callable[[Episode], None]
 SLACK = 1e-3  # by which rounding may exceed a limit: a share of a velocity, or [rad]
 
@@ -96,8 +97,12 @@ def run(
 
 
 def surroundings(cell: Workcell, episode: Episode) -> ConstraintSet:
-    """The robot clear of the task's obstacles as they stand now."""
-    return ConstraintSet.of(SceneCollision(shapes=cell.task.obstacles(episode.data)))
+    """The robot clear of the task's obstacles as they stand now; few are filled up to `LEAST`, so that tasks share what is compiled."""
+    there = cell.task.obstacles(episode.data)
+    away = shapes.box((0.01, 0.01, 0.01), (0.0, 0.0, -9.0))
+    for _ in range(LEAST - len(there)):
+        there = there | away
+    return ConstraintSet.of(SceneCollision(shapes=there))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """What every level of a sampler does to the constraints: violations of the clean estimate before and after it.
 
-Seen from outside, so that it is the same measure for every sampler: the network is watched, which each level asks at its iterate x_k. Before
-level k the plan would be D(x_k), after it D(x_{k-1}), and after the last one it is the plan that is returned. Each of these is realised
-by joints anew (`samplers.guidance`), and its violations are computed in physical units. What a level did includes what the network
-did; how far it moved is the distance between the two clean estimates.
+Seen from outside, so that it is the same measure for every sampler: the network is watched, which each level asks at its iterate x_k.
+Before level k the plan would be D(x_k), after it D(x_{k-1}), and after the last one it is the plan that is returned. Each of these is
+realised by joints anew (`samplers.guidance`), and its violations are computed in physical units. What a level did includes what the
+network did; how far it moved is the distance between the two clean estimates.
 
     watched = Watched()
     controller = diffopt.Controller(policy=watched.policy(policy), ...)
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -85,10 +86,10 @@ class Watched:
         each = [{name: float(values[i]) for name, values in rows.items()} for i in range(len(ends))]
         if aux is not None and plan is not None:
             each[-1] = _excess(fit(constraints, policy.spec), plan, dict(aux), policy)
-        moved = [float(np.linalg.norm(b - a)) for a, b in zip(ends, ends[1:], strict=False)]
+        moved = [float(np.linalg.norm(b - a)) for a, b in pairwise(ends)]
         return [
             Level(time=time, before=before, after=after, moved=far)
-            for time, before, after, far in zip(kept, each, each[1:], moved, strict=False)
+            for time, (before, after), far in zip(kept, pairwise(each), moved, strict=True)
         ]
 
 
