@@ -127,23 +127,51 @@ def ceiling(task: str) -> str:
     return f"{100 * test['success']:.1f} % of {test['episodes']}"
 
 
+PAIR = (
+    "| task | arm | floating % | OGD: counts % | solved % | `servo`: counts % | solved % | more with OGD : more with it "
+    "| OGD's feasible chunks (touched) |\n|" + "---|" * 9 + "\n"
+)
+
+
+def pair(scene: Mapping[str, Any], by: Mapping[str, Cell]) -> str:
+    """A row of the table of scenes in which OGD and plain chunks alone were run."""
+    ogd, servo = by[REFERENCE], by["servo"]
+    solved = [100 * float(np.mean(cell["success"])) for cell in (ogd, servo)]
+    total, planned = sum(ogd["chunks"].values()), ogd["chunks"].get("planned", 0)
+    arm = scene["embodiment"].removesuffix("-gripper")
+    if scene["slow"] != 1.0 or scene["weak"] != 1.0:
+        arm += f", {100 * scene['slow']:.0f} % velocity, {100 * scene['weak']:.0f} % torque"
+    return (
+        f"| `{scene['task']}` | {arm} | {ceiling(scene['task'])} | {share(counts(ogd))} of {len(ogd['seeds'])} | {solved[0]:.1f} "
+        f"| {share(counts(servo))} of {len(servo['seeds'])} | {solved[1]:.1f} | {against(servo, ogd)} "
+        f"| {planned} of {total} ({ogd['touched']}) |\n"
+    )
+
+
 def tables() -> str:
-    """All tables, a scene each."""
+    """A table for every scene in which several samplers were compared, and one of all others."""
     read = json.loads(FILE.read_text(encoding="utf-8"))
-    scenes: dict[tuple, list[Cell]] = defaultdict(list)
+    scenes: dict[tuple, dict[str, Cell]] = defaultdict(dict)
     for cell in read["cells"]:
         if not cell["config"]["first"]:
-            scenes[tuple(cell["config"][name] for name in SCENE)].append(cell)
-    out = []
-    for key, cells in sorted(scenes.items(), key=lambda item: (-sum(len(c["seeds"]) for c in item[1]), item[0])):
+            scenes[tuple(cell["config"][name] for name in SCENE)][cell["config"]["label"]] = cell
+    several, pairs = [], []
+    for key, by in sorted(scenes.items(), key=lambda item: (-sum(len(c["seeds"]) for c in item[1].values()), item[0])):
         scene = dict(zip(SCENE, key, strict=True))
-        by = {cell["config"]["label"]: cell for cell in cells}
+        if set(by) == {REFERENCE, "servo"} and not scene["posts"]:
+            pairs.append(pair(scene, by))
+            continue
         labels = [n for n in (REFERENCE, *ORDER) if n in by] + sorted(n for n in by if n not in (REFERENCE, *ORDER))
         rows = "".join(line(by[name], by.get(REFERENCE)) for name in labels)
-        out.append(f"{title(scene)}; the floating gripper: {ceiling(scene['task'])}\n\n{HEAD}{rows}\n")
+        several.append(f"{title(scene)}; the floating gripper: {ceiling(scene['task'])}\n\n{HEAD}{rows}\n")
+    if pairs:
+        several.append(f"Bases all around, no posts\n\n{PAIR}{''.join(sorted(pairs))}\n")
     about = read["about"]
     versions = f"diffopt {about['diffopt']}, jax {about['jax']}, MuJoCo {about['mujoco']}, {about['cores']} shared cores of a CPU"
-    return "\n".join(out) + f"\n{versions}. Brackets: Wilson's 95 % intervals.\n"
+    return (
+        "\n".join(several)
+        + f"\n{versions}. Brackets: Wilson's 95 % intervals; pairs: episodes that both ran, exact McNemar test.\n"
+    )
 
 
 TABLES = Part(
