@@ -17,7 +17,7 @@ import numpy as np
 
 import diffopt
 from benchmarks.page import DOCS, Part
-from diffopt.evaluation.report import provenance
+from diffopt.evaluation.report import ResultsFolder, provenance
 from diffopt.evaluation.statistics import mcnemar, wilson
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ Cell = dict[str, Any]
 def gathered(folder: Path) -> Cell | None:
     """A results folder as a cell: its configuration, and of its episodes what the tables need."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = ResultsFolder(folder).rows()
     if not rows:
         return None
     chunks: Counter[str] = Counter()

@@ -128,7 +128,7 @@ def _beyond(constraints: ConstraintSet, plan: Any, aux: dict[str, Array], contex
             continue
         rows = constraint.residual(plan, aux, context)
         amount = jnp.abs(rows) if constraint.kind == "eq" else jnp.maximum(rows, 0)
-        out[constraint.name] = jnp.max(jnp.maximum(amount - constraint.tolerance, 0), initial=0.0)
+        out[constraint.name] = jnp.max(jnp.maximum(amount - jnp.asarray(constraint.tolerance), 0), initial=0.0)
     return out
 
 
