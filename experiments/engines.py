@@ -24,23 +24,26 @@ def main(cfg: DictConfig) -> None:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     console = Console()
     cell, controller = begin(config)
-    first, rows = visuomotor.HELD_OUT + config["first"], []
+    first = visuomotor.HELD_OUT + config["first"]
+    recordings, done = {}, {}
     for seed in range(first, first + config["episodes"]):
         if not stand(cell, config, seed):
             continue
-        recording = Recording()
+        recordings[seed] = Recording()
         placed = replace(controller, robot=cell.robot)
-        (row,) = run(
+        (done[seed],) = run(
             cell,
             placed,
             [seed],
             constrained=config["sampler"] != "servo",
             strict=strict_of(config),
-            look=recording.look,
+            look=recordings[seed].look,
         )
-        again, (other,) = in_c(cell, recording), in_mjx(cell, [recording])
-        found = drift(cell, recording.start, FREE[config["task"]], again, other)
-        rows.append(dict(seed=seed, in_the_loop=row.success, **asdict(found)))
+        console.print(f"{seed}: {'solved' if done[seed].success else done[seed].reason} in the loop")
+    rows = []
+    for (seed, recording), course in zip(recordings.items(), in_mjx(cell, list(recordings.values())), strict=True):
+        found = drift(cell, recording.start, FREE[config["task"]], in_c(cell, recording), course)
+        rows.append(dict(seed=seed, in_the_loop=done[seed].success, **asdict(found)))
         console.print(rows[-1])
     cell.close()
     agree = sum(r["solved"][0] == r["solved"][1] for r in rows)

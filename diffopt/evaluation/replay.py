@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import mujoco
 import numpy as np
 from jaxtyping import Float
 
+from diffopt.geometry import Pose
 from diffopt.physics.mjx_scene import compiler_options, unsupported
 from diffopt.tasks.workcell import STEPS, Episode, Workcell
 
@@ -26,10 +28,11 @@ class Recording:
     """Where an episode began, and what its servos were told; its `look` is given to `arm_loop.run`.
 
     Attributes:
-      start: the fields `_STATE` of MjData at the start.
+      base: T_world_base of the arm. start: the fields `_STATE` of MjData at the start.
       ctrl: targets at the end of every period.
     """
 
+    base: Pose | None = None
     start: dict[str, np.ndarray] = field(default_factory=dict)
     ctrl: list[Float[np.ndarray, "nu"]] = field(default_factory=list)
 
@@ -38,7 +41,14 @@ class Recording:
         if self.start:
             self.ctrl.append(episode.data.ctrl.copy())
         else:
+            assert episode.cell.robot is not None
+            self.base = episode.cell.robot.base
             self.start = {name: np.array(getattr(episode.data, name)) for name in _STATE}
+
+    def place(self, cell: Workcell) -> None:
+        """Puts the arm of a workcell to where it stood."""
+        assert self.base is not None
+        cell.move_base(self.base)
 
     def held(self) -> list[np.ndarray]:
         """The targets, the last ones held for `HOLD` periods more, so that things come to rest."""
@@ -55,6 +65,7 @@ class Course:
 
 def in_c(cell: Workcell, recording: Recording) -> Course:
     """The episode again, by C MuJoCo."""
+    recording.place(cell)
     data = mujoco.MjData(cell.model)
     for name, value in recording.start.items():
         getattr(data, name)[:] = value
@@ -74,16 +85,19 @@ def in_mjx(cell: Workcell, recordings: Sequence[Recording]) -> list[Course]:
     Raises:
       ValueError: geoms may meet that MJX cannot collide.
     """
+    from mujoco import mjx
+
     bad = unsupported(cell.model)
     if bad:
         raise ValueError(f"MJX cannot collide {len(bad)} pairs of geoms that may meet in {cell.task.name!r}")
-    step = _period(cell)
-    out = []
+    step, out = _period(cell), []
     for recording in recordings:
+        recording.place(cell)
+        model = mjx.put_model(cell.model)
         state = {name: np.asarray(value, np.float32) for name, value in recording.start.items()}
         rows = []
         for ctrl in recording.held():
-            state = step(state, np.asarray(ctrl, np.float32))
+            state = step(model, state, np.asarray(ctrl, np.float32))
             rows.append((np.asarray(state["qpos"], float), np.asarray(state["qvel"], float)))
         out.append(_course(rows))
     return out
@@ -93,15 +107,14 @@ def _course(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> Course:
     return Course(qpos=np.array([q for q, _ in rows]), qvel=np.array([v for _, v in rows]))
 
 
-def _period(cell: Workcell) -> Callable[[dict, np.ndarray], dict]:
-    """One control period in MJX, jitted: (state, targets at its end) -> state."""
+def _period(cell: Workcell) -> Callable[[Any, dict, np.ndarray], dict]:
+    """One control period in MJX, jitted: (model, state, targets at its end) -> state."""
     from mujoco import mjx
 
-    host = cell.model
-    model, template = mjx.put_model(host), mjx.make_data(host)
+    host, template = cell.model, mjx.make_data(cell.model)
     mocap = np.flatnonzero(host.body_mocapid >= 0)
 
-    def period(state: dict, ctrl: jax.Array) -> dict:
+    def period(model: Any, state: dict, ctrl: jax.Array) -> dict:
         # in 3.17.0 the children of a mocap body follow its place in the model, not the one in the data
         position, quaternion = (state[name][host.body_mocapid[mocap]] for name in ("mocap_pos", "mocap_quat"))
         placed = model.replace(
