@@ -96,15 +96,15 @@ HEAD = (
 )
 
 
-def line(cell: Cell, reference: Cell | None) -> str:
-    """A row of a table."""
+def line(cell: Cell, reference: Cell | None, scene: str = "") -> str:
+    """A row of a table; with `scene`, that stands before the sampler."""
     hits, beyond = np.array(cell["hits"]) > 0, np.array(cell["beyond"]) > 0
     total, planned = sum(cell["chunks"].values()), cell["chunks"].get("planned", 0)
     solved = np.array(cell["success"], bool)
     versus = "" if reference is None or reference is cell else against(cell, reference)
     feasible = f"{100 * planned / total:.1f} ({cell['touched']} of {planned})" if planned else "-"
     return (
-        f"| `{cell['config']['label']}` | {len(hits)} | {share(counts(cell))} | {100 * solved.mean():.1f} | {share(solved & ~hits)} "
+        f"| {scene}`{cell['config']['label']}` | {len(hits)} | {share(counts(cell))} | {100 * solved.mean():.1f} | {share(solved & ~hits)} "
         f"| {versus} | {hits.sum()}, {beyond.sum()} | {total / len(hits):.1f} | {feasible} | {cell['tracking_mm']} "
         f"| {cell['seam_jerk']} | {cell['latency_ms'][0]}, {cell['latency_ms'][1]} |\n"
     )
@@ -149,23 +149,31 @@ def pair(scene: Mapping[str, Any], by: Mapping[str, Cell]) -> str:
 
 
 def tables() -> str:
-    """A table for every scene in which several samplers were compared, and one of all others."""
+    """A table for every scene in which several samplers were compared, one of those without posts, and one of what is not compared yet."""
     read = json.loads(FILE.read_text(encoding="utf-8"))
     scenes: dict[tuple, dict[str, Cell]] = defaultdict(dict)
     for cell in read["cells"]:
         if not cell["config"]["first"]:
             scenes[tuple(cell["config"][name] for name in SCENE)][cell["config"]["label"]] = cell
-    several, pairs = [], []
+    several, pairs, alone = [], [], []
     for key, by in sorted(scenes.items(), key=lambda item: (-sum(len(c["seeds"]) for c in item[1].values()), item[0])):
         scene = dict(zip(SCENE, key, strict=True))
         if set(by) == {REFERENCE, "servo"} and not scene["posts"]:
             pairs.append(pair(scene, by))
+            continue
+        if len(by) == 1:
+            (cell,) = by.values()
+            alone.append(line(cell, None, f"{title(scene)} ({ceiling(scene['task'])}): "))
             continue
         labels = [n for n in (REFERENCE, *ORDER) if n in by] + sorted(n for n in by if n not in (REFERENCE, *ORDER))
         rows = "".join(line(by[name], by.get(REFERENCE)) for name in labels)
         several.append(f"{title(scene)}; the floating gripper: {ceiling(scene['task'])}\n\n{HEAD}{rows}\n")
     if pairs:
         several.append(f"Bases all around, no posts\n\n{PAIR}{''.join(sorted(pairs))}\n")
+    if alone:
+        several.append(
+            f"Scenes with one sampler so far; in brackets the floating gripper\n\n{HEAD}{''.join(sorted(alone))}\n"
+        )
     about = read["about"]
     versions = f"diffopt {about['diffopt']}, jax {about['jax']}, MuJoCo {about['mujoco']}, {about['cores']} shared cores of a CPU"
     return (
