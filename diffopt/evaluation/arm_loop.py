@@ -2,7 +2,8 @@
 
 Where the controller finds nothing feasible, it sends the rest of the last chunk or stops (`strict`), or the best plan that was found is
 followed as well as the arm can: what is done with samplers that give no verdict. Everything that is executed is watched: contact with what
-stands fast, velocity limits, the distance between the tool and where it was sent, and the jerk where two chunks meet.
+stands fast, commands beyond the joints' ranges or velocity limits before anything is clipped, the distance between the tool and where it
+was sent, and the jerk where two chunks meet.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from diffopt.constraints import ConstraintSet, SceneCollision
 from diffopt.controller import Controller, Memory
-from diffopt.geometry import Pose
+from diffopt.geometry import Pose, shapes
 from diffopt.paths import ToolPath
 from diffopt.policies.observation import Observation
 from diffopt.robots.embodiment import Embodiment
@@ -25,6 +26,8 @@ from diffopt.sample import sample
 from diffopt.tasks.script import PERIOD, Command
 from diffopt.tasks.workcell import Episode, Unreachable, Workcell, observation
 
+LEAST = 9  # obstacles: those of pick-place with three posts
+Look = Callable[[Episode], None]
 SLACK = 1e-3  # by which rounding may exceed a limit: a share of a velocity, or [rad]
 
 
@@ -35,8 +38,10 @@ class ArmRun:
     Attributes:
       seed: of its placements. success: whether the task was solved. reason: why not. time: at its end [s].
       chunks: by source ("planned", "rest", "stop", "followed").
-      hits: periods with contact between the robot and what stands fast; hits_planned: those within chunks reported feasible.
-      beyond: periods of planned chunks that command a joint beyond its range or its velocity limit.
+      hits: periods with contact between the robot and what stands fast; hits_planned: those within chunks reported feasible;
+        touched: how many of these chunks there are.
+      beyond: periods whose command, before it is clipped, is beyond a joint's range or velocity limit; beyond_planned: those within chunks
+        reported feasible.
       tracking: largest distance of the tool from where it was sent, at the ends of periods [m].
       seam_jerk: root mean square over the seams of the largest joint jerk there [rad/s^3].
       changed: median terminal correction of planned chunks [standard deviations].
@@ -50,11 +55,23 @@ class ArmRun:
     chunks: dict[str, int] = field(default_factory=dict)
     hits: int = 0
     hits_planned: int = 0
+    touched: int = 0
     beyond: int = 0
+    beyond_planned: int = 0
     tracking: float = 0.0
     seam_jerk: float = 0.0
     changed: float = 0.0
     latency: tuple[float, ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        """Solved without a contact."""
+        return self.success and not self.hits
+
+    @property
+    def safe(self) -> bool:
+        """Solved without a contact and without a command beyond the limits."""
+        return self.clean and not self.beyond
 
 
 def run(
@@ -65,6 +82,7 @@ def run(
     constrained: bool = True,
     strict: bool = True,
     moments: int = 2,
+    look: Look = lambda episode: None,
 ) -> list[ArmRun]:
     """One episode for every seed, in their order.
 
@@ -72,14 +90,19 @@ def run(
       constrained: whether the controller plans; else plain samples of its policy are followed, and nothing is constrained.
       strict: whether only feasible chunks are executed; else the best that was found is followed where none is.
       moments: how many moments the policy observes.
+      look: called with every episode when it begins and after each of its periods.
     """
     ask = _constrained(strict) if constrained else _plain(controller.levels, controller.eta)
-    return [_episode(cell, controller, seed, ask, moments) for seed in seeds]
+    return [_episode(cell, controller, seed, ask, moments, look) for seed in seeds]
 
 
 def surroundings(cell: Workcell, episode: Episode) -> ConstraintSet:
-    """The robot clear of the task's obstacles as they stand now."""
-    return ConstraintSet.of(SceneCollision(shapes=cell.task.obstacles(episode.data)))
+    """The robot clear of the task's obstacles as they stand now; few are filled up to `LEAST`, so that tasks share what is compiled."""
+    there = cell.task.obstacles(episode.data)
+    away = shapes.box((0.01, 0.01, 0.01), (0.0, 0.0, -9.0))
+    for _ in range(LEAST - len(there)):
+        there = there | away
+    return ConstraintSet.of(SceneCollision(shapes=there))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +155,7 @@ def _plain(levels: int, eta: float) -> Ask:
     return ask
 
 
-def _episode(cell: Workcell, controller: Controller, seed: int, ask: Ask, moments: int) -> ArmRun:
+def _episode(cell: Workcell, controller: Controller, seed: int, ask: Ask, moments: int, look: Look) -> ArmRun:
     try:
         episode = cell.start(seed)
     except Unreachable:
@@ -141,11 +164,13 @@ def _episode(cell: Workcell, controller: Controller, seed: int, ask: Ask, moment
     memory = controller.start(episode.joints)
     seen = [episode.moment()] * moments
     watch = _Watch(robot=controller.robot)
+    look(episode)
     while not episode.over:
         answer = ask(controller, observation(seen[-moments:]), memory, cell, episode)
         watch.asked(answer)
         for k in range(controller.execute):
             watch.move(episode, answer, k)
+            look(episode)
             if episode.over:
                 break
             if k >= controller.execute - moments:
@@ -160,11 +185,6 @@ def _gone(memory: Memory, watch: _Watch, answer: _Answer) -> Memory:
     return Memory(past=past, hand=np.asarray(answer.plan.joints[-1]), chunk=None, calls=memory.calls + 1)
 
 
-@jax.jit
-def _tool(robot: Embodiment, joints) -> Pose:
-    return robot.tool_pose(joints)
-
-
 @dataclass(kw_only=True)
 class _Watch:
     """What is recorded of an episode."""
@@ -176,10 +196,14 @@ class _Watch:
     latency: list[float] = field(default_factory=list)
     changed: list[float] = field(default_factory=list)
     hits_planned: int = 0
+    touched: int = 0
     beyond: int = 0
+    beyond_planned: int = 0
     tracking: float = 0.0
+    _touching: bool = False
 
     def asked(self, answer: _Answer) -> None:
+        self._touching = False
         self.latency.append(round(answer.latency, 5))
         self.seams.append(len(self.commands))
         self.sources[answer.source] = self.sources.get(answer.source, 0) + 1
@@ -194,15 +218,23 @@ class _Watch:
             episode.move(Command(pose=pose, opening=float(answer.plan.joints[k, 0])))
         else:
             episode.move_joints(answer.joints[k], float(answer.opening[k]))
-        if answer.source == "planned" and answer.joints is not None:
-            wanted, robot = answer.joints[k], self.robot
-            self.hits_planned += episode.hits > hits
-            fast = np.abs(wanted - before) / PERIOD > np.asarray(robot.velocity) * (1 + SLACK)
-            out = np.maximum(np.asarray(robot.lower) - wanted, wanted - np.asarray(robot.upper)) > SLACK
-            self.beyond += bool(np.any(fast | out))
+        assert episode.wanted is not None
+        planned, hit, beyond = answer.source == "planned", episode.hits > hits, self._beyond(before, episode.wanted)
+        self.beyond += beyond
+        self.beyond_planned += planned and beyond
+        self.hits_planned += planned and hit
+        self.touched += planned and hit and not self._touching
+        self._touching |= hit
         self.commands.append(np.asarray(episode.joints))
-        sent = _tool(self.robot, self.commands[-1])
-        self.tracking = max(self.tracking, float(np.linalg.norm(np.asarray(sent.position) - episode.tool.position)))
+        sent = episode.tool_at(self.commands[-1])
+        self.tracking = max(self.tracking, float(np.linalg.norm(sent.position - episode.tool.position)))
+
+    def _beyond(self, before: np.ndarray, wanted: np.ndarray) -> bool:
+        """Whether a command leaves the joints' ranges, or is further from the last one than their velocity limits allow."""
+        robot = self.robot
+        fast = np.abs(wanted - before) / PERIOD > np.asarray(robot.velocity) * (1 + SLACK)
+        out = np.maximum(np.asarray(robot.lower) - wanted, wanted - np.asarray(robot.upper)) > SLACK
+        return bool(np.any(fast | out))
 
     def run(self, seed: int, episode: Episode) -> ArmRun:
         q = np.asarray(self.commands)
@@ -217,7 +249,9 @@ class _Watch:
             chunks=self.sources,
             hits=episode.hits,
             hits_planned=self.hits_planned,
+            touched=self.touched,
             beyond=self.beyond,
+            beyond_planned=self.beyond_planned,
             tracking=round(self.tracking, 5),
             seam_jerk=round(float(np.sqrt(np.mean([jerk[s - 2 : s + 1].max() ** 2 for s in at]))) if at else 0.0, 2),
             changed=round(float(np.median(self.changed)), 4) if self.changed else 0.0,

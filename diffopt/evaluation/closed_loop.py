@@ -50,6 +50,7 @@ def run(
     execute: int = 8,
     batch: int = 20,
     progress: Callable[[Run], None] = lambda run: None,
+    look: Callable[[Episode], None] = lambda episode: None,
 ) -> list[Run]:
     """One episode for every seed, in their order.
 
@@ -57,11 +58,11 @@ def run(
       moments: how many moments the policy observes.
       execute: how many of a chunk's commands are executed before the next.
       batch: how many episodes are proposed for at once; always as many, so that the proposals compile once.
-      progress: called with every episode that ends.
+      progress: called with every episode that ends. look: with every episode when it begins and after each of its periods.
     """
     runs: dict[int, Run] = {}
     for first in range(0, len(seeds), batch):
-        group = [_Seat.at(cell, seed) for seed in seeds[first : first + batch]]
+        group = [_Seat.at(cell, seed, look) for seed in seeds[first : first + batch]]
         while any(seat.running for seat in group):
             views = [observation(seat.moments[-moments:]) for seat in group if seat.episode is not None]
             views += [views[0]] * (batch - len(views))  # what is proposed for these is not looked at
@@ -85,16 +86,18 @@ class _Seat:
     seed: int
     episode: Episode | None
     moments: list[Moment]
+    look: Callable[[Episode], None]
     replans: int = 0
 
     @staticmethod
-    def at(cell: Workcell, seed: int) -> _Seat:
+    def at(cell: Workcell, seed: int, look: Callable[[Episode], None]) -> _Seat:
         try:
             episode = cell.start(seed)
         except Unreachable:
-            return _Seat(seed=seed, episode=None, moments=[])
+            return _Seat(seed=seed, episode=None, moments=[], look=look)
         moment = episode.moment()
-        return _Seat(seed=seed, episode=episode, moments=[moment, moment])
+        look(episode)
+        return _Seat(seed=seed, episode=episode, moments=[moment, moment], look=look)
 
     @property
     def running(self) -> bool:
@@ -110,6 +113,7 @@ class _Seat:
         for k in range(execute):
             pose = Pose(position=chunk.position[k].astype(float), rotation=chunk.rotation[k].astype(float))
             self.episode.move(Command(pose=pose, opening=float(chunk.joints[k, 0])))
+            self.look(self.episode)
             if self.episode.over:
                 return
             if k >= execute - moments:

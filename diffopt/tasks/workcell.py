@@ -27,7 +27,7 @@ from diffopt.physics.engine import matrix_to_quaternion
 from diffopt.physics.protocol import Contact, Options, set_contact, set_options
 from diffopt.policies.observation import Observation
 from diffopt.robots.embodiment import Embodiment
-from diffopt.tasks.arm_motion import Arm
+from diffopt.tasks.arm_motion import Arm, wrist_pose
 from diffopt.tasks.arm_servo import approach
 from diffopt.tasks.gripper import FINGER, GOAL, OPEN, TOOL, between, floating_spec
 from diffopt.tasks.script import PERIOD, Command
@@ -54,12 +54,14 @@ class Workcell:
         size: int = 64,
         show_arm: bool = False,
         render: bool = True,
+        weak: float = 1.0,
     ) -> None:
         """
         Args:
           robot: an arm with the parallel gripper, its base in place; None for the floating gripper.
           size: height and width of the pictures [pixel].
           show_arm: whether the arm's links are in the pictures.
+          weak: share of the torque limits of the arm's servos that they have.
           render: whether there are pictures at all; without, no OpenGL is needed.
         Raises:
           ValueError: the robot carries another hand.
@@ -87,6 +89,8 @@ class Workcell:
         set_contact(spec, CONTACT, hand=TOOL)
         self.model: mujoco.MjModel = spec.compile()
         self.arm = None if robot is None else Arm.of(self.model, robot.arm, robot.hand, robot.tool)
+        if self.arm is not None:
+            self.model.actuator_forcerange[self.arm.servos] *= weak
         self._robot_geoms, self._fixed_geoms = _sides(self.model)
         self.cameras = Cameras(self.model, CAMERAS, size) if render else None
         self.size = size
@@ -111,44 +115,75 @@ class Workcell:
         Raises:
           Unreachable: the arm cannot get there.
         """
-        data = mujoco.MjData(self.model)
-        tool = self.task.place(data, np.random.default_rng([seed, 0]))
-        data.joint(FINGER).qpos[0] = data.joint("gripper_right").qpos[0] = OPEN
-        data.ctrl[self.finger_servo] = OPEN
+        data, tool = self.scene(seed)
         if self.arm is None:
             free = data.joint("gripper_free")
             free.qpos[:3], free.qpos[3:] = tool.position, matrix_to_quaternion(tool.rotation)
             self.set_goal(data, tool)
             posture = None
         else:
-            posture = self.reach(tool) if joints is None else np.asarray(joints, float)
+            posture = self.reach(tool, data) if joints is None else np.asarray(joints, float)
             data.qpos[self.arm.joints] = posture
             data.ctrl[self.arm.servos] = posture
         mujoco.mj_forward(self.model, data)
         return Episode(cell=self, data=data, seed=seed, command=Command(pose=tool, opening=OPEN), joints=posture)
+
+    def scene(self, seed: int) -> tuple[mujoco.MjData, Pose]:
+        """Everything but the robot placed as that seed says, the gripper open; and T_world_tool at the start."""
+        data = mujoco.MjData(self.model)
+        tool = self.task.place(data, np.random.default_rng([seed, 0]))
+        data.joint(FINGER).qpos[0] = data.joint("gripper_right").qpos[0] = OPEN
+        data.ctrl[self.finger_servo] = OPEN
+        mujoco.mj_kinematics(self.model, data)
+        return data, tool
+
+    def move_base(self, base: Pose) -> None:
+        """Put the arm elsewhere, T_world_base: what a new workcell would do, without compiling or another OpenGL context."""
+        if self.robot is None:
+            raise ValueError("a floating gripper has no base to move")
+        spec = replace(self.robot, base=base).model_spec()
+        for body in spec.worldbody.bodies:
+            part = self.model.body(body.name)
+            part.pos[:], part.quat[:] = body.pos, body.quat
+        self.robot = self.robot.at(base)
 
     def set_goal(self, data: mujoco.MjData, tool: Pose) -> None:
         """Where the floating gripper is pulled to."""
         index = self.model.body(GOAL).mocapid[0]
         data.mocap_pos[index], data.mocap_quat[index] = tool.position, matrix_to_quaternion(tool.rotation)
 
-    def reach(self, tool: Pose, tries: int = 32) -> Float[np.ndarray, "A"]:
-        """A posture of the arm with its gripper at `tool`, preferably far from its joint limits; or `Unreachable`."""
+    def reach(self, tool: Pose, data: mujoco.MjData, tries: int = 32) -> Float[np.ndarray, "A"]:
+        """A posture of the arm with its gripper at `tool` that touches nothing that stands fast, preferably far from its joint limits.
+
+        Args:
+          data: where everything else stands; it is not changed.
+          tries: postures to start from.
+        Raises:
+          Unreachable: none was found.
+        """
         assert self.robot is not None and self.arm is not None
         scratch = mujoco.MjData(self.model)
+        scratch.qpos[:] = data.qpos
         scratch.qpos[self.arm.hand_joints] = OPEN
+        scratch.mocap_pos[:], scratch.mocap_quat[:] = data.mocap_pos, data.mocap_quat
         starts = [np.asarray(self.robot.home), *np.asarray(self.robot.nearest_seeds(tool, tries - 1))]
         best, margin = None, 0.0
         for start in starts:
             q, error = approach(self.model, scratch, self.arm, start, tool, iterations=60)
             room = float(np.minimum(q - self.arm.lower, self.arm.upper - q).min())
-            if error < REACH and room > margin:
+            if error < REACH and room > margin and not self._hits_at(scratch, q):
                 best, margin = q, room
             if margin > 0.3:
                 break
         if best is None:
             raise Unreachable(f"{self.robot.name!r} cannot reach {np.round(tool.position, 3)} at its base")
         return best
+
+    def _hits_at(self, scratch: mujoco.MjData, q: np.ndarray) -> bool:
+        assert self.arm is not None
+        scratch.qpos[self.arm.joints] = q
+        mujoco.mj_fwdPosition(self.model, scratch)
+        return self.hits(scratch)
 
     def hits(self, data: mujoco.MjData) -> bool:
         """Whether the robot touches anything that stands fast in the scene."""
@@ -193,6 +228,7 @@ class Episode:
     Attributes:
       data: the state. seed: of the placements.
       command: the last one of the gripper. joints: the last commanded posture of an arm [rad].
+      wanted: the same before it was cut to the arm's ranges and velocity limits [rad].
       held_back: largest amount by which velocity limits cut a joint command [rad]; missed: largest distance of a tool command from
         what the arm could be told [m].
       hits: periods in which the robot touched something that stands fast.
@@ -203,6 +239,7 @@ class Episode:
     seed: int
     command: Command
     joints: Float[np.ndarray, "A"] | None = None
+    wanted: Float[np.ndarray, "A"] | None = None
     held_back: float = 0.0
     missed: float = 0.0
     hits: int = 0
@@ -230,6 +267,12 @@ class Episode:
         """T_world_tool, as it is."""
         body = self.data.body(TOOL)
         return Pose(position=body.xpos.copy(), rotation=body.xmat.reshape(3, 3).copy())
+
+    def tool_at(self, joints: Float[np.ndarray, "A"]) -> Pose:
+        """T_world_tool if an arm's joints were there [rad]."""
+        assert self.cell.arm is not None
+        position, rotation = wrist_pose(self.cell.model, self._scratch, self.cell.arm, joints)
+        return Pose(position=position, rotation=rotation)
 
     def move(self, command: Command) -> None:
         """One control period towards a tool pose: the floating gripper is pulled there, an arm follows by `arm_servo`."""
@@ -263,6 +306,7 @@ class Episode:
         grip = float(np.clip(command.opening, 0.0, OPEN))
         arm, start, step = cell.arm, self.joints, np.zeros(0)
         if arm is not None and cell.robot is not None and goal is not None:
+            self.wanted = goal
             goal = np.clip(goal, arm.lower, arm.upper)
             most = np.asarray(cell.robot.velocity, float) * PERIOD
             step = np.clip(goal - start, -most, most)

@@ -1,0 +1,194 @@
+"""Tables of policies on arms in docs/visuomotor.md, from what `experiments.arms` wrote: `python -m benchmarks.arms_table [--check]`.
+
+Folders below results/arms are gathered into benchmarks/results/arms-cpu2.json first, cells that are there already with more episodes than
+the folder has are kept, and the tables are made from that file. An episode counts if the task is solved without a collision and
+without a command beyond the limits; pairs are the episodes that both samplers have run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import diffopt
+from benchmarks.page import DOCS, Part
+from diffopt.evaluation.report import ResultsFolder, provenance
+from diffopt.evaluation.statistics import mcnemar, wilson
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE = ROOT / "benchmarks" / "results" / "arms-cpu2.json"
+FOLDER = ROOT / "results" / "arms"
+SCENE = ("task", "embodiment", "placement", "posts", "slow", "weak")
+REFERENCE = "ogd"
+ORDER = ("servo", "snap", "projected", "clean_projection", "sigma_guidance")  # the paper's baselines first
+
+Cell = dict[str, Any]
+
+
+def gathered(folder: Path) -> Cell | None:
+    """A results folder as a cell: its configuration, and of its episodes what the tables need."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    rows = ResultsFolder(folder).rows()
+    if not rows:
+        return None
+    chunks: Counter[str] = Counter()
+    for row in rows:
+        chunks.update(row["chunks"])
+    latency = 1e3 * np.array([x for row in rows for x in row["latency"]])
+    ran = [row for row in rows if sum(row["chunks"].values())]
+    return dict(
+        config=config,
+        seeds=[row["seed"] for row in rows],
+        **{name: [int(row[name]) for row in rows] for name in ("success", "hits", "beyond")},
+        touched=sum(row["touched"] for row in rows),
+        beyond_planned=sum(row["beyond_planned"] for row in rows),
+        chunks=dict(chunks),
+        tracking_mm=round(1e3 * float(np.median([row["tracking"] for row in ran])), 1),
+        seam_jerk=round(float(np.median([row["seam_jerk"] for row in ran])), 1),
+        latency_ms=[round(float(np.quantile(latency, share)), 1) for share in (0.5, 0.95)],
+        reasons=dict(Counter(row["reason"] for row in rows if row["reason"])),
+    )
+
+
+def name_of(cell: Cell) -> tuple[Any, ...]:
+    return (*(cell["config"][name] for name in SCENE), cell["config"]["label"], cell["config"]["first"])
+
+
+def collect() -> None:
+    """Folders into the file."""
+    cells = {name_of(cell): cell for cell in (json.loads(FILE.read_text())["cells"] if FILE.exists() else [])}
+    for file in sorted(FOLDER.glob("*/*/rows.jsonl")):
+        cell = gathered(file.parent)
+        if cell and len(cell["seeds"]) >= len(cells.get(name_of(cell), dict(seeds=[]))["seeds"]):
+            cells[name_of(cell)] = cell
+    body = [json.dumps(cells[name]) for name in sorted(cells, key=str)]
+    about = json.dumps(provenance(0))
+    FILE.write_text('{"about": ' + about + ',\n"cells": [\n' + ",\n".join(body) + "\n]}\n", encoding="utf-8")
+
+
+def counts(cell: Cell) -> np.ndarray:
+    """Which episodes count."""
+    return np.array(cell["success"], bool) & (np.array(cell["hits"]) == 0) & (np.array(cell["beyond"]) == 0)
+
+
+def against(cell: Cell, other: Cell) -> str:
+    """Episodes that count with `other` only, and with `cell` only, among their pairs; and McNemar's p."""
+    mine, theirs = (dict(zip(c["seeds"], counts(c), strict=True)) for c in (cell, other))
+    both = sorted(set(mine) & set(theirs))
+    found = mcnemar(np.array([theirs[s] for s in both]), np.array([mine[s] for s in both]))
+    return f"{found.only_first} : {found.only_second}, p = {found.p_value:.1g}"
+
+
+def share(hits: Any) -> str:
+    """A rate with its interval, without the sign."""
+    hits = np.asarray(hits, bool)
+    return str(wilson(int(hits.sum()), len(hits))).replace(" %", "", 1)
+
+
+HEAD = (
+    "| sampler | episodes | counts % | solved % | without collision % | more with OGD : more with it | collided, violated "
+    "| chunks a run | feasible % (touched) | tracking mm | seam jerk | latency ms, 95 % |\n|" + "---|" * 12 + "\n"
+)
+
+
+def line(cell: Cell, reference: Cell | None, scene: str = "") -> str:
+    """A row of a table; with `scene`, that stands before the sampler."""
+    hits, beyond = np.array(cell["hits"]) > 0, np.array(cell["beyond"]) > 0
+    total, planned = sum(cell["chunks"].values()), cell["chunks"].get("planned", 0)
+    solved = np.array(cell["success"], bool)
+    versus = "" if reference is None or reference is cell else against(cell, reference)
+    feasible = f"{100 * planned / total:.1f} ({cell['touched']} of {planned})" if planned else "-"
+    return (
+        f"| {scene}`{cell['config']['label']}` | {len(hits)} | {share(counts(cell))} | {100 * solved.mean():.1f} | {share(solved & ~hits)} "
+        f"| {versus} | {hits.sum()}, {beyond.sum()} | {total / len(hits):.1f} | {feasible} | {cell['tracking_mm']} "
+        f"| {cell['seam_jerk']} | {cell['latency_ms'][0]}, {cell['latency_ms'][1]} |\n"
+    )
+
+
+def title(scene: Mapping[str, Any]) -> str:
+    """A scene in words."""
+    stand = {"around": "bases all around", "lab": "one base"}[scene["placement"]]
+    parts = [f"`{scene['task']}`, {scene['embodiment']}, {stand}", f"{scene['posts']} posts"]
+    for name, what in (("slow", "velocity"), ("weak", "torque")):
+        if scene[name] != 1.0:
+            parts.append(f"{100 * scene[name]:.0f} % of its {what} limits")
+    return ", ".join(parts)
+
+
+def ceiling(task: str) -> str:
+    """The floating gripper's success, from the policy's card."""
+    card = Path(diffopt.__file__).parent / "policies" / "weights" / f"{task}.json"
+    test = json.loads(card.read_text(encoding="utf-8"))["test"]
+    return f"{100 * test['success']:.1f} % of {test['episodes']}"
+
+
+PAIR = (
+    "| task | arm | floating % | OGD: counts % | solved % | `servo`: counts % | solved % | more with OGD : more with it "
+    "| OGD's feasible chunks (touched) |\n|" + "---|" * 9 + "\n"
+)
+
+
+def pair(scene: Mapping[str, Any], by: Mapping[str, Cell]) -> str:
+    """A row of the table of scenes in which OGD and plain chunks alone were run."""
+    ogd, servo = by[REFERENCE], by["servo"]
+    solved = [100 * float(np.mean(cell["success"])) for cell in (ogd, servo)]
+    total, planned = sum(ogd["chunks"].values()), ogd["chunks"].get("planned", 0)
+    arm = scene["embodiment"].removesuffix("-gripper")
+    if scene["slow"] != 1.0 or scene["weak"] != 1.0:
+        arm += f", {100 * scene['slow']:.0f} % velocity, {100 * scene['weak']:.0f} % torque"
+    return (
+        f"| `{scene['task']}` | {arm} | {ceiling(scene['task'])} | {share(counts(ogd))} of {len(ogd['seeds'])} | {solved[0]:.1f} "
+        f"| {share(counts(servo))} of {len(servo['seeds'])} | {solved[1]:.1f} | {against(servo, ogd)} "
+        f"| {planned} of {total} ({ogd['touched']}) |\n"
+    )
+
+
+def tables() -> str:
+    """A table for every scene in which several samplers were compared, one of those without posts, and one of what is not compared yet."""
+    read = json.loads(FILE.read_text(encoding="utf-8"))
+    scenes: dict[tuple, dict[str, Cell]] = defaultdict(dict)
+    for cell in read["cells"]:
+        if not cell["config"]["first"]:
+            scenes[tuple(cell["config"][name] for name in SCENE)][cell["config"]["label"]] = cell
+    several, pairs, alone = [], [], []
+    for key, by in sorted(scenes.items(), key=lambda item: (-sum(len(c["seeds"]) for c in item[1].values()), item[0])):
+        scene = dict(zip(SCENE, key, strict=True))
+        if set(by) == {REFERENCE, "servo"} and not scene["posts"]:
+            pairs.append(pair(scene, by))
+            continue
+        if len(by) == 1:
+            (cell,) = by.values()
+            alone.append(line(cell, None, f"{title(scene)} ({ceiling(scene['task'])}): "))
+            continue
+        labels = [n for n in (REFERENCE, *ORDER) if n in by] + sorted(n for n in by if n not in (REFERENCE, *ORDER))
+        rows = "".join(line(by[name], by.get(REFERENCE)) for name in labels)
+        several.append(f"{title(scene)}; the floating gripper: {ceiling(scene['task'])}\n\n{HEAD}{rows}\n")
+    if pairs:
+        several.append(f"Bases all around, no posts\n\n{PAIR}{''.join(sorted(pairs))}\n")
+    if alone:
+        several.append(
+            f"Scenes with one sampler so far; in brackets the floating gripper\n\n{HEAD}{''.join(sorted(alone))}\n"
+        )
+    about = read["about"]
+    versions = f"diffopt {about['diffopt']}, jax {about['jax']}, MuJoCo {about['mujoco']}, {about['cores']} shared cores of a CPU"
+    return (
+        "\n".join(several)
+        + f"\n{versions}. Brackets: Wilson's 95 % intervals; pairs: episodes that both ran, exact McNemar test.\n"
+    )
+
+
+TABLES = Part(
+    page=DOCS / "visuomotor.md",
+    begin="<!-- arms: python -m benchmarks.arms_table -->",
+    end="<!-- end of arms -->",
+    make=tables,
+    command="benchmarks.arms_table",
+)
+
+if __name__ == "__main__":
+    TABLES.main(__doc__.splitlines()[0], also=collect)

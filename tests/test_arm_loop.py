@@ -1,0 +1,130 @@
+"""Where arms stand, what is recorded of an episode, and episodes played again."""
+
+from dataclasses import replace
+
+import mujoco
+import numpy as np
+import pytest
+
+import diffopt
+from diffopt.evaluation.arm_loop import ArmRun, _Answer, _Watch
+from diffopt.evaluation.replay import Recording, drift, in_c, in_mjx
+from diffopt.geometry import Pose
+from diffopt.paths import ToolPath
+from diffopt.tasks import visuomotor
+from diffopt.tasks.clutter import Cluttered
+from diffopt.tasks.placement import OVER, Around, useful
+from diffopt.tasks.workcell import PERIOD, Unreachable, Workcell
+
+SEED = visuomotor.HELD_OUT + 7001
+
+
+@pytest.fixture(scope="module")
+def robot():
+    return diffopt.embodiments.load("panda-gripper")
+
+
+@pytest.fixture(scope="module")
+def cell(robot):
+    return Workcell(Cluttered(base=visuomotor.load("pick-place"), posts=2), robot, render=False)
+
+
+def test_a_moved_base_is_what_a_new_workcell_has(cell, robot):
+    base = Around().place(cell, SEED)
+    fresh = Workcell(cell.task, robot.at(base), render=False)
+    for name in ("body_pos", "body_quat", "geom_pos", "body_invweight0", "dof_invweight0"):
+        np.testing.assert_allclose(getattr(cell.model, name), getattr(fresh.model, name), atol=1e-9, err_msg=name)
+    one, other = cell.start(SEED), fresh.start(SEED)
+    np.testing.assert_allclose(one.data.xpos, other.data.xpos, atol=1e-9)
+    with pytest.raises(ValueError, match="no base"):
+        Workcell(cell.task, render=False).move_base(base)
+
+
+def test_a_base_is_within_its_ranges_and_of_use(cell):
+    around = Around()
+    bases = [around.draw(np.random.default_rng(i)) for i in range(200)]
+    xy, z = np.array([b.position[:2] for b in bases]), np.array([b.position[2] for b in bases])
+    distance = np.linalg.norm(xy, axis=1)
+    assert distance.min() >= 0.45 - 1e-6 and distance.max() <= 0.75 + 1e-6 and z.min() >= 0 and z.max() <= 0.15
+    facing = [np.arccos(-b.rotation[:2, 0] @ b.position[:2] / np.linalg.norm(b.position[:2])) for b in bases]
+    assert np.max(facing) <= np.pi / 6 + 1e-3 and np.max(facing) > 0.8 * np.pi / 6
+    assert {(x > 0, y > 0) for x, y in xy} == {(a, b) for a in (True, False) for b in (True, False)}
+
+    first = around.place(cell, SEED)
+    data, tool = cell.scene(SEED)
+    for point in cell.task.landmarks(data):  # what `useful` promises, by forward kinematics
+        over = Pose(position=point + np.array([0, 0, OVER]) - 0.1 * tool.rotation[:, 2], rotation=tool.rotation)
+        q = cell.reach(over, data)
+        data.qpos[cell.arm.joints] = q
+        mujoco.mj_forward(cell.model, data)
+        assert np.linalg.norm(data.body("gripper").xpos - over.position) < 0.0021 and not cell.hits(data)
+    assert np.array_equal(around.place(cell, SEED).position, first.position)
+    with pytest.raises(Unreachable, match="none of 3 bases"):
+        Around(distance=(2.0, 2.5), tries=3).place(cell, SEED)
+    assert not useful(cell, SEED)
+
+
+def test_commands_are_judged_before_they_are_cut(cell, robot):
+    """One joint sent twice as fast as it may go, one to where it cannot be, one as fast as allowed; and by whom."""
+    Around().place(cell, SEED)
+    episode = cell.start(SEED)
+    watch = _Watch(robot=cell.robot)
+    most = np.asarray(robot.velocity) * PERIOD
+
+    def send(source, joints):
+        still = ToolPath(position=np.zeros((1, 3)), rotation=np.eye(3)[None], joints=np.zeros((1, 1)), dt=0.1)
+        answer = _Answer(
+            source=source, latency=0.0, plan=still, joints=joints[None], opening=np.array([0.04]), changed=0.0
+        )
+        before = np.array(episode.joints)
+        watch.asked(answer)
+        watch.move(episode, answer, 0)
+        assert (np.abs(episode.joints - before) <= most + 1e-9).all()
+
+    send("planned", episode.joints + 0.99 * most * np.array([1, 0, 0, 0, 0, 0, -1]))
+    assert (watch.beyond, watch.beyond_planned) == (0, 0)
+    send("planned", episode.joints + 2.0 * most * np.array([-1, 0, 0, 0, 0, 0, 0]))
+    assert (watch.beyond, watch.beyond_planned) == (1, 1)
+    send("rest", np.where(np.arange(7) == 6, np.asarray(robot.upper) + 0.1, episode.joints))
+    assert (watch.beyond, watch.beyond_planned) == (2, 1)
+    run = watch.run(SEED, episode)
+    assert run.chunks == {"planned": 2, "rest": 1} and run.beyond == 2 and 0 < run.tracking < 0.2
+
+
+def test_what_counts_as_a_success():
+    solved = ArmRun(seed=0, success=True)
+    assert solved.safe and not replace(solved, hits=1).clean
+    assert replace(solved, beyond=1).clean and not replace(solved, beyond=1).safe
+    assert not replace(solved, success=False).safe
+
+
+def recorded(cell, periods):
+    """The gripper goes down towards the block and closes."""
+    Around().place(cell, SEED)
+    episode, recording = cell.start(SEED), Recording()
+    recording.look(episode)
+    rng = np.random.default_rng(0)
+    for k in range(periods):
+        episode.move_joints(episode.joints + rng.uniform(-0.03, 0.03, 7), 0.04 if k < periods // 2 else 0.0)
+        recording.look(episode)
+    return episode, recording
+
+
+def test_c_repeats_an_episode_exactly(cell):
+    episode, recording = recorded(cell, 6)
+    course = in_c(cell, recording)
+    np.testing.assert_array_equal(course.qpos[5], episode.data.qpos)
+    np.testing.assert_array_equal(course.qvel[5], episode.data.qvel)
+    same = drift(cell, recording.start, "block", course, course)
+    assert same.joints == same.carried == 0.0 and same.solved == (False, False)
+    moved = replace(course, qpos=course.qpos + 0.01)
+    assert drift(cell, recording.start, "block", course, moved).carried == pytest.approx(0.01 * np.sqrt(3))
+
+
+@pytest.mark.slow
+def test_mjx_agrees(cell):
+    """Half a second of moving joints: single precision and another solver, but the same physics."""
+    _, recording = recorded(cell, 5)
+    (course,) = in_mjx(cell, [recording])
+    found = drift(cell, recording.start, "block", in_c(cell, recording), course)
+    assert found.joints < 1e-4 and found.carried < 1e-4
