@@ -84,6 +84,7 @@ def from_lerobot(directory: str | Path, *, spec: PlanSpec | None = None, support
         schedule=config.schedule,
         spec=spec,
         support=support,
+        executed=config.executed,
     )
 
 
