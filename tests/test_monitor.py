@@ -150,6 +150,7 @@ def test_rewinding_goes_to_the_last_waypoint_then_further(controller):
     assert swung(controller, after, 0.0, 0.5)[1].rewound == 0
 
 
+@pytest.mark.slow
 def test_the_way_back_is_judged(controller):
     """Limits on the acceleration make it slower; what stands in its way by now makes it a stop."""
     robot = controller.robot

@@ -132,5 +132,7 @@ def test_later_asks_of_the_last_knots_alone(carried):
     np.testing.assert_allclose(rows, base.residual(trimmed, {"joints": joints[2:]}, None), atol=1e-6)
     np.testing.assert_allclose(stated.T, own, atol=1e-4)
     assert np.abs(own[:, : 2 * joints.shape[1]]).max() == 0
-    guesses = jax.jit(lambda plan: constraint.auxiliary(plan, None)["joints"])(plan)
-    assert guesses.shape[1:] == joints.shape and later(robot.constraints, 0) is robot.constraints
+    guesses = jax.eval_shape(lambda plan: constraint.auxiliary(plan, None)["joints"], plan)
+    everything = robot.constraints | base
+    assert guesses.shape[1:] == joints.shape and later(everything, 0) is everything
+    assert [type(c) is Later for c in later(everything, 2)] == [False] * len(robot.constraints) + [True]
