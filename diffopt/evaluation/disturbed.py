@@ -5,7 +5,7 @@ Disturbances, at times and in directions that the seed gives, the same with and 
     none        nothing
     displaced   as the tool comes near to the object, this is moved aside
     snatched    when the object has been lifted, it is put back to some other place on the table
-    pushed      a force on the tool for half a second
+    pushed      a force on the tool for 0.3 s that is more than its servos can hold
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ MOMENTS = 2
 NEAR = (0.07, 0.11)  # distance of the fingertips' point above the object at which it is displaced [m]
 ASIDE = (0.05, 0.08)  # how far [m]
 LIFTED = 0.05  # height at which it is snatched [m]
-FORCE = (60.0, 120.0)  # [N]
-LASTING = 5  # periods that the force lasts
+FORCE = (170.0, 240.0)  # [N]; the Panda's servos hold about 170 N at the tool
+LASTING = 3  # periods that the force lasts
 
 
 @dataclass(frozen=True, kw_only=True)
