@@ -67,6 +67,7 @@ class Controller:
       velocity: limit per joint [rad/s]; None for the robot's own.
       clearance: that the sampler aims at beyond the constraints' own margins, so that what lies between the knots is clear too [m].
       lag: time constant of the joints' servos, one or per joint [s]. between: postures checked per step of a chunk.
+      approach: how far the tool's origin is from an object that it does not approach yet [m].
       overlap: weight of staying near the last chunk at its next knot [1/rad], fading to zero at its end.
       seed: of the noise.
     """
@@ -86,6 +87,7 @@ class Controller:
     clearance: float = 0.005
     lag: Any = 0.0
     between: int = 4
+    approach: float = 0.2
     overlap: float = 2.0
     seed: int = 0
 
@@ -121,7 +123,8 @@ class Controller:
                 f"joints have shape {joints.shape}; {self.robot.name!r} has {len(self.robot.arm)}: {', '.join(self.robot.arm)}"
             )
         hand = np.asarray(self.robot.hand_home if hand is None else hand, np.float32)
-        return Memory(past=np.tile(joints, (3, 1)), hand=hand, trail=joints[None], grips=hand[None])
+        place = np.asarray(self.robot.tool_pose(jnp.asarray(joints)).position)
+        return Memory(past=np.tile(joints, (3, 1)), hand=hand, trail=joints[None], grips=hand[None], places=place[None])
 
     def plan(self, observation: Any, memory: Memory, more: ConstraintSet | None = None) -> tuple[Chunk, Memory]:
         """The next chunk, and the memory after its first `execute` knots have been sent.
@@ -181,19 +184,20 @@ class Controller:
 
         A waypoint is where a chunk was asked for. The way back is that of the commands that came here, as fast or, where the limits do not
         allow that, two or four times as slow; it is judged like a chunk, and where something stands in its way now, it is a stop. One
-        rewinding after the other, no chunk being executed whole between them, goes back one waypoint more.
+        rewinding after the other, no chunk being executed whole between them, goes back one waypoint more. Where an object is not in the
+        hand that should be, the way to it was planned to a place where it is no more: the last waypoint is then the one before it was
+        approached.
 
         Args:
           memory: after what has been sent: `after(chunk, memory, k)` where a chunk was broken off behind its first k knots.
-          deviation: why. Where an object is not in the hand that should be, waypoints at which the hand holds something lead nowhere.
-          more: as in `plan`.
+          deviation: why. more: as in `plan`.
           holding: as of the `Monitor`.
         """
         began = time.perf_counter()
-        lost = deviation is not None and deviation.what == "object" and deviation.held
         marks = [i for i in memory.waypoints if i < len(memory.trail) - 1]
-        if lost:
-            marks = [i for i in marks if not holding(memory.grips[i])]
+        if deviation is not None and deviation.grasped is not None:
+            far = np.linalg.norm(memory.places - deviation.grasped, axis=1) > self.approach
+            marks = [i for i in marks if far[i] and not holding(memory.grips[i])]
         goal = marks[-1 - min(memory.rewound, len(marks) - 1)] if marks else 0
         setting = self._setting(replace(memory, chunk=None), more)
         source: Source = "rewind"
@@ -214,7 +218,8 @@ class Controller:
         back = self.after(chunk, memory, len(joints))
         if source == "rewind":
             kept = tuple(i for i in memory.waypoints if i < goal)
-            back = replace(back, trail=memory.trail[: goal + 1], grips=memory.grips[: goal + 1], waypoints=kept)
+            trail, grips, places = (rows[: goal + 1] for rows in (memory.trail, memory.grips, memory.places))
+            back = replace(back, trail=trail, grips=grips, places=places, waypoints=kept)
         return chunk, replace(back, chunk=None, rewound=memory.rewound + 1)
 
     def after(self, chunk: Chunk, memory: Memory, executed: int) -> Memory:
@@ -222,10 +227,8 @@ class Controller:
         past = np.concatenate([memory.past, chunk.joints[:executed]])[-3:]
         rest = np.concatenate([chunk.joints[executed:], np.repeat(chunk.joints[-1:], executed, axis=0)])
         grip = np.concatenate([chunk.hand[executed:], np.repeat(chunk.hand[-1:], executed, axis=0)])
-        trail, grips = (
-            np.concatenate([before, sent[:executed]])
-            for before, sent in ((memory.trail, chunk.joints), (memory.grips, chunk.hand))
-        )
+        sent = ((memory.trail, chunk.joints), (memory.grips, chunk.hand), (memory.places, chunk.expected.position))
+        trail, grips, places = (np.concatenate([before, rows[:executed]]) for before, rows in sent)
         over = max(0, len(trail) - TRAIL)
         here = () if chunk.source == "rewind" else (len(memory.trail) - 1,)
         whole = chunk.source != "rewind" and executed >= self.execute
@@ -236,6 +239,7 @@ class Controller:
             calls=memory.calls + 1,
             trail=trail[over:],
             grips=grips[over:],
+            places=places[over:],
             waypoints=tuple(i - over for i in (*memory.waypoints, *here) if i >= over),
             rewound=0 if whole else memory.rewound,
         )

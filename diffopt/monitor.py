@@ -5,7 +5,7 @@
     ...                                                        # after every period, with what was sent and what is measured
     belief, deviation = monitor.look(belief, chunk.tool_at(k), chunk.hand[k], tool, object)
     if deviation is not None:
-        chunk, memory = controller.rewind(memory, deviation)
+            chunk, memory = controller.rewind(memory, deviation, holding=monitor.holding)
 
 A chunk predicts the tool at its knots. Of an object it is expected that it stays where it was seen, or goes the way that was foretold; and
 that, once the hand has closed on it, it stays where it then is in the hand,
@@ -40,12 +40,14 @@ class Deviation:
     Attributes:
       what: "tool" or "object". distance, angle: by how much [m], [rad].
       held: whether the object was expected in the hand.
+      grasped: where the object was when the hand closed on it, in the world [m]; None if it was not expected in the hand.
     """
 
     what: Literal["tool", "object"]
     distance: float
     angle: float
     held: bool
+    grasped: Float[np.ndarray, "3"] | None = None
 
     def __str__(self) -> str:
         place = " in the hand" if self.what == "object" and self.held else ""
@@ -116,7 +118,8 @@ class Monitor:
         place = tool @ (belief.tool.inverse() @ belief.object) if held else foretold or belief.object
         distance, angle = gap(place, object)
         if distance > self.position or angle > self.angle:
-            return belief, Deviation(what="object", distance=distance, angle=angle, held=held)
+            grasped = np.asarray(belief.object.position) if held else None
+            return belief, Deviation(what="object", distance=distance, angle=angle, held=held, grasped=grasped)
         return belief, None
 
 

@@ -103,7 +103,7 @@ def swung(controller, memory, start, rate, hand=OPEN):
     """A chunk that swings the first joint from `start` [rad] on at `rate` [rad/s]."""
     joints = np.tile(np.asarray(controller.robot.home), (H, 1))
     joints[:, 0] = start + rate * DT * np.arange(1, H + 1)
-    expected = Pose(position=np.zeros((H, 3)), rotation=np.tile(np.eye(3), (H, 1, 1)))
+    expected = Pose(position=0.3 * joints[:, :3], rotation=np.tile(np.eye(3), (H, 1, 1)))  # some place that moves along
     chunk = Chunk(joints=joints, hand=np.tile(hand, (H, 1)), dt=DT, source="planned", expected=expected)
     return chunk, controller.after(chunk, memory, 4)
 
@@ -138,11 +138,14 @@ def test_rewinding_goes_to_the_last_waypoint_then_further(controller):
     assert after.rewound == 2 and after.waypoints == (0,)
     np.testing.assert_allclose(back.joints[-1], memory.trail[4], atol=1e-5)
     # an object lost from the hand: to where the hand was open
-    lost = Deviation(what="object", distance=0.05, angle=0.0, held=True)
+    lost = Deviation(what="object", distance=0.05, angle=0.0, held=True, grasped=np.full(3, 9.0))
     back, after = controller.rewind(broken, lost, holding=holding)
     np.testing.assert_allclose(back.joints[-1], memory.trail[4], atol=1e-5)
     np.testing.assert_allclose(back.hand[[0, -1], 0], [0.0, 0.04], atol=1e-6)
     assert "in the hand off by 5.0 cm" in back.report
+    # and that had been approached at that waypoint already: to the one before
+    back, _ = controller.rewind(broken, replace(lost, grasped=broken.places[4] + 0.05), holding=holding)
+    np.testing.assert_allclose(back.joints[-1], memory.trail[0], atol=1e-5)
     # where the servos should bring the tool: behind the commands, and there at last
     where = np.asarray(robot.tool_pose(jnp.asarray(back.joints[-1])).position)
     assert 1e-3 < np.linalg.norm(back.tool_at(len(back.joints) - 1).position - where) < 0.08
