@@ -74,7 +74,6 @@ class Memory:
       chunk: the last one, from its first knot that is not executed yet, its last knot repeated; None if there is none.
       calls: of the controller so far.
       trail, grips: commanded joints of arm and hand since the start, at most `TRAIL`, without what was gone back [rad], [rad or m].
-      places: of the tool behind these commands, in the world, as far as the servos follow [m].
       waypoints: the commands of the trail, counted from its first, at which a chunk was asked for.
       rewound: how often it was rewound since a chunk was executed whole.
     """
@@ -85,7 +84,6 @@ class Memory:
     calls: int = 0
     trail: Float[np.ndarray, "N A"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     grips: Float[np.ndarray, "N J"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    places: Float[np.ndarray, "N 3"] = field(default_factory=lambda: np.zeros((0, 3), np.float32))
     waypoints: tuple[int, ...] = ()
     rewound: int = 0
 

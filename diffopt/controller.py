@@ -27,7 +27,6 @@ A chunk is watched while it is executed, and given up where the world is not as 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ from jaxtyping import Float
 from diffopt.chunks import TRAIL, Chunk, Memory, Setting, Source, clear, draw, holds, reached
 from diffopt.constraints import ConstraintSet
 from diffopt.geometry import Pose
-from diffopt.monitor import Deviation, gap, never
+from diffopt.monitor import Deviation, gap
 from diffopt.paths import spec_of_paths
 from diffopt.policies.base import Policy
 from diffopt.robots.embodiment import Embodiment
@@ -67,7 +66,6 @@ class Controller:
       velocity: limit per joint [rad/s]; None for the robot's own.
       clearance: that the sampler aims at beyond the constraints' own margins, so that what lies between the knots is clear too [m].
       lag: time constant of the joints' servos, one or per joint [s]. between: postures checked per step of a chunk.
-      approach: how far the tool's origin is from an object that it does not approach yet [m].
       overlap: weight of staying near the last chunk at its next knot [1/rad], fading to zero at its end.
       seed: of the noise.
     """
@@ -87,7 +85,6 @@ class Controller:
     clearance: float = 0.005
     lag: Any = 0.0
     between: int = 4
-    approach: float = 0.2
     overlap: float = 2.0
     seed: int = 0
 
@@ -123,8 +120,7 @@ class Controller:
                 f"joints have shape {joints.shape}; {self.robot.name!r} has {len(self.robot.arm)}: {', '.join(self.robot.arm)}"
             )
         hand = np.asarray(self.robot.hand_home if hand is None else hand, np.float32)
-        place = np.asarray(self.robot.tool_pose(jnp.asarray(joints)).position)
-        return Memory(past=np.tile(joints, (3, 1)), hand=hand, trail=joints[None], grips=hand[None], places=place[None])
+        return Memory(past=np.tile(joints, (3, 1)), hand=hand, trail=joints[None], grips=hand[None])
 
     def plan(self, observation: Any, memory: Memory, more: ConstraintSet | None = None) -> tuple[Chunk, Memory]:
         """The next chunk, and the memory after its first `execute` knots have been sent.
@@ -173,31 +169,21 @@ class Controller:
         return chunk, self.after(chunk, memory, self.execute)
 
     def rewind(
-        self,
-        memory: Memory,
-        deviation: Deviation | None = None,
-        more: ConstraintSet | None = None,
-        holding: Callable[[Float[np.ndarray, "J"]], bool] = never,
+        self, memory: Memory, deviation: Deviation | None = None, more: ConstraintSet | None = None
     ) -> tuple[Chunk, Memory]:
         """The way back to the last waypoint that was reached, and the memory after all of it has been sent: from there `plan` samples
         again, with new noise and without regard to the last chunk.
 
         A waypoint is where a chunk was asked for. The way back is that of the commands that came here, as fast or, where the limits do not
         allow that, two or four times as slow; it is judged like a chunk, and where something stands in its way now, it is a stop. One
-        rewinding after the other, no chunk being executed whole between them, goes back one waypoint more. Where an object is not in the
-        hand that should be, the way to it was planned to a place where it is no more: the last waypoint is then the one before it was
-        approached.
+        rewinding after the other, no chunk being executed whole between them, goes back one waypoint more.
 
         Args:
           memory: after what has been sent: `after(chunk, memory, k)` where a chunk was broken off behind its first k knots.
-          deviation: why. more: as in `plan`.
-          holding: as of the `Monitor`.
+          deviation: why, for the report. more: as in `plan`.
         """
         began = time.perf_counter()
         marks = [i for i in memory.waypoints if i < len(memory.trail) - 1]
-        if deviation is not None and deviation.grasped is not None:
-            far = np.linalg.norm(memory.places - deviation.grasped, axis=1) > self.approach
-            marks = [i for i in marks if far[i] and not holding(memory.grips[i])]
         goal = marks[-1 - min(memory.rewound, len(marks) - 1)] if marks else 0
         setting = self._setting(replace(memory, chunk=None), more)
         source: Source = "rewind"
@@ -218,8 +204,7 @@ class Controller:
         back = self.after(chunk, memory, len(joints))
         if source == "rewind":
             kept = tuple(i for i in memory.waypoints if i < goal)
-            trail, grips, places = (rows[: goal + 1] for rows in (memory.trail, memory.grips, memory.places))
-            back = replace(back, trail=trail, grips=grips, places=places, waypoints=kept)
+            back = replace(back, trail=memory.trail[: goal + 1], grips=memory.grips[: goal + 1], waypoints=kept)
         return chunk, replace(back, chunk=None, rewound=memory.rewound + 1)
 
     def after(self, chunk: Chunk, memory: Memory, executed: int) -> Memory:
@@ -227,8 +212,8 @@ class Controller:
         past = np.concatenate([memory.past, chunk.joints[:executed]])[-3:]
         rest = np.concatenate([chunk.joints[executed:], np.repeat(chunk.joints[-1:], executed, axis=0)])
         grip = np.concatenate([chunk.hand[executed:], np.repeat(chunk.hand[-1:], executed, axis=0)])
-        sent = ((memory.trail, chunk.joints), (memory.grips, chunk.hand), (memory.places, chunk.expected.position))
-        trail, grips, places = (np.concatenate([before, rows[:executed]]) for before, rows in sent)
+        sent = ((memory.trail, chunk.joints), (memory.grips, chunk.hand))
+        trail, grips = (np.concatenate([before, rows[:executed]]) for before, rows in sent)
         over = max(0, len(trail) - TRAIL)
         here = () if chunk.source == "rewind" else (len(memory.trail) - 1,)
         whole = chunk.source != "rewind" and executed >= self.execute
@@ -239,7 +224,6 @@ class Controller:
             calls=memory.calls + 1,
             trail=trail[over:],
             grips=grips[over:],
-            places=places[over:],
             waypoints=tuple(i - over for i in (*memory.waypoints, *here) if i >= over),
             rewound=0 if whole else memory.rewound,
         )

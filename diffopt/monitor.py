@@ -2,10 +2,13 @@
 
     monitor = diffopt.Monitor(holding=lambda hand: hand[0] < 0.02)
     belief = monitor.begin(tool, object)
-    ...                                                        # after every period, with what was sent and what is measured
+    belief = monitor.seen(belief, tool, object)                # when a chunk has been planned
+    ...                                                        # and after every period, with what was sent and what is measured
     belief, deviation = monitor.look(belief, chunk.tool_at(k), chunk.hand[k], tool, object)
     if deviation is not None:
-            chunk, memory = controller.rewind(memory, deviation, holding=monitor.holding)
+            chunk, memory = controller.rewind(memory, deviation)
+        ...                                                    # all of it is sent
+        belief = monitor.after(deviation, tool, object, chunk.hand[-1])
 
 A chunk predicts the tool at its knots. Of an object it is expected that it stays where it was seen, or goes the way that was foretold; and
 that, once the hand has closed on it, it stays where it then is in the hand,
@@ -29,7 +32,7 @@ from diffopt.geometry import Pose
 
 
 def never(hand: Float[np.ndarray, "J"]) -> bool:
-    """A hand that holds nothing."""
+    """Of a hand whose grasps are not followed."""
     return False
 
 
@@ -40,14 +43,12 @@ class Deviation:
     Attributes:
       what: "tool" or "object". distance, angle: by how much [m], [rad].
       held: whether the object was expected in the hand.
-      grasped: where the object was when the hand closed on it, in the world [m]; None if it was not expected in the hand.
     """
 
     what: Literal["tool", "object"]
     distance: float
     angle: float
     held: bool
-    grasped: Float[np.ndarray, "3"] | None = None
 
     def __str__(self) -> str:
         place = " in the hand" if self.what == "object" and self.held else ""
@@ -59,7 +60,7 @@ class Belief:
     """Where an object is thought to be.
 
     Attributes:
-      tool, object: T_world_tool and T_world_object when that was last certain; no object: None.
+      tool, object: T_world_tool and T_world_object when that was last certain; None: nothing is expected of an object.
       held: whether the hand is told to hold it.
       wait: periods to go until anything is expected of it again.
     """
@@ -89,6 +90,15 @@ class Monitor:
         """What is believed when the object (if it is tracked) has just been seen, T_world_tool and T_world_object measured."""
         return Belief(tool=tool, object=object, held=hand is not None and self.holding(hand))
 
+    def seen(self, belief: Belief, tool: Pose, object: Pose | None) -> Belief:
+        """What is believed when a chunk has been planned from what is seen: an object outside of the hand is expected where it is now."""
+        return belief if belief.held else replace(belief, tool=tool, object=object)
+
+    def after(self, deviation: Deviation, tool: Pose, object: Pose | None, hand: Float[np.ndarray, "J"]) -> Belief:
+        """What is believed when the robot has gone back because of `deviation`, to these joints of the hand: of an object that was not
+        where it should be nothing is expected before a chunk is planned anew or, if the hand is closed, before it opens."""
+        return self.begin(tool, object if deviation.what == "tool" else None, hand)
+
     def look(
         self,
         belief: Belief,
@@ -111,15 +121,14 @@ class Monitor:
         held = self.holding(hand)
         if held != belief.held:
             return replace(belief, held=held, wait=self.settle), None
-        if object is None or belief.object is None:
-            return belief, None
         if belief.wait > 0:
             return replace(belief, tool=tool, object=object, wait=belief.wait - 1), None
+        if object is None or belief.object is None:
+            return belief, None
         place = tool @ (belief.tool.inverse() @ belief.object) if held else foretold or belief.object
         distance, angle = gap(place, object)
         if distance > self.position or angle > self.angle:
-            grasped = np.asarray(belief.object.position) if held else None
-            return belief, Deviation(what="object", distance=distance, angle=angle, held=held, grasped=grasped)
+            return belief, Deviation(what="object", distance=distance, angle=angle, held=held)
         return belief, None
 
 

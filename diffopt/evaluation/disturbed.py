@@ -20,7 +20,7 @@ from jaxtyping import Float
 from diffopt.constraints import ConstraintSet, SceneCollision
 from diffopt.controller import Controller
 from diffopt.geometry import Pose
-from diffopt.monitor import Belief, Monitor
+from diffopt.monitor import Monitor
 from diffopt.tasks.gripper import TOOL
 from diffopt.tasks.workcell import Episode, Unreachable, Workcell, observation
 
@@ -149,7 +149,7 @@ def run(
         around = ConstraintSet.of(SceneCollision(shapes=cell.task.obstacles(episode.data)))
         chunk, after = controller.plan(observation(seen[-MOMENTS:]), memory, around)
         sources[chunk.source] = sources.get(chunk.source, 0) + 1
-        belief = _looked(belief, episode.tool, thing())
+        belief = watch.seen(belief, episode.tool, thing())
         for k in range(controller.execute):
             send(chunk.joints[k], chunk.hand[k])
             if episode.over:
@@ -158,12 +158,12 @@ def run(
             if monitor is not None and off is not None:
                 alarms.append(f"{episode.time:.1f} s: {off}")
                 broken = controller.after(chunk, memory, k + 1)
-                chunk, after = controller.rewind(broken, off, around, holding=monitor.holding)
+                chunk, after = controller.rewind(broken, off, around)
                 sources[chunk.source] = sources.get(chunk.source, 0) + 1
                 for joints, hand in zip(chunk.joints, chunk.hand, strict=True):
                     if not episode.over:
                         send(joints, hand)
-                belief = monitor.begin(episode.tool, thing(), chunk.hand[-1])
+                belief = monitor.after(off, episode.tool, thing(), chunk.hand[-1])
                 break
         memory = after
     return DisturbedRun(
@@ -176,8 +176,3 @@ def run(
         hits=episode.hits,
         chunks=sources,
     )
-
-
-def _looked(belief: Belief, tool: Pose, object: Pose) -> Belief:
-    """A chunk is made from what is seen then, so that an object outside of the hand is expected where it is."""
-    return belief if belief.held else replace(belief, tool=tool, object=object)
