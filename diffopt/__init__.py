@@ -10,6 +10,7 @@ from diffopt import constraints, geometry, paths, plans, policies, samplers, sce
 from diffopt.constraints import ConstraintSet
 from diffopt.controller import Controller
 from diffopt.inverse import Postures, ik
+from diffopt.monitor import Monitor
 from diffopt.robots import embodiments
 from diffopt.robots.embodiment import Embodiment
 from diffopt.sample import sample
@@ -21,6 +22,7 @@ __all__ = [
     "Controller",
     "Embodiment",
     "InfeasibleError",
+    "Monitor",
     "Postures",
     "Solution",
     "Status",

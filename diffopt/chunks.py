@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.constraints import AtEveryKnot, ConstraintSet, acceleration_limits, fit, velocity_limits
+from diffopt.constraints.later import later
 from diffopt.constraints.overlap import Overlap
 from diffopt.constraints.set import tightened
+from diffopt.geometry import Pose
 from diffopt.paths import JointPath, Path, ToolPath, spec_of_paths
 from diffopt.policies.base import Policy
 from diffopt.robots.embodiment import Embodiment
@@ -23,6 +26,66 @@ from diffopt.sample import sample
 from diffopt.solution import Solution
 
 GUARD = 2e-3  # by which inequalities have to hold between the knots [m, rad]: servos do not lag quite as the model says
+TRAIL = 256  # commands that a memory keeps
+
+Source = Literal["planned", "rest", "stop", "rewind"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """What to execute.
+
+    Attributes:
+      joints: of the arm at the knots [rad]. hand: of the hand [rad or m]. dt: between knots [s].
+      source: "planned"; "rest", what is left of the last chunk, because nothing feasible was found; "stop"; or "rewind", the way back to
+        a waypoint, to be executed whole.
+      expected: T_world_tool at the knots, as far as the servos follow.
+      attempts: how often the sampler was called. latency: time that all of it took [s].
+      changed: how far the terminal correction had to move the chosen plan, in standard deviations of the policy.
+      violation: by constraint, of the best plan that was found, in its own units; for a planned chunk within tolerance.
+      report: of the best plan in words; of the way back, why.
+      plan: the best plan that was found, feasible or not, with the knots that lie in the past; None on the way back.
+    """
+
+    joints: Float[np.ndarray, "H A"]
+    hand: Float[np.ndarray, "H J"]
+    dt: float
+    source: Source
+    expected: Pose
+    attempts: int = 0
+    latency: float = 0.0
+    changed: float = 0.0
+    violation: dict[str, float] = field(default_factory=dict)
+    report: str = ""
+    plan: Any = None
+
+    def tool_at(self, k: int) -> Pose:
+        """T_world_tool after knot k has been sent, as far as the servos follow."""
+        return Pose(position=self.expected.position[k], rotation=self.expected.rotation[k])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What one call of `Controller.plan` leaves to the next.
+
+    Attributes:
+      past: the last three commanded postures, dt apart, the latest last [rad].
+      hand: last commanded joints of the hand.
+      chunk: the last one, from its first knot that is not executed yet, its last knot repeated; None if there is none.
+      calls: of the controller so far.
+      trail, grips: commanded joints of arm and hand since the start, at most `TRAIL`, without what was gone back [rad], [rad or m].
+      waypoints: the commands of the trail, counted from its first, at which a chunk was asked for.
+      rewound: how often it was rewound since a chunk was executed whole.
+    """
+
+    past: Float[np.ndarray, "3 A"]
+    hand: Float[np.ndarray, "J"]
+    chunk: Chunk | None = None
+    calls: int = 0
+    trail: Float[np.ndarray, "N A"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    grips: Float[np.ndarray, "N J"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    waypoints: tuple[int, ...] = ()
+    rewound: int = 0
 
 
 @jax.tree_util.register_dataclass
@@ -36,6 +99,7 @@ class Setting:
       velocity, acceleration: limits of the joints [rad/s], [rad/s^2]; no limit on the acceleration if None.
       clearance: to aim at beyond the margins [m]. lag: time constants of the servos [s].
       last, weight: the last chunk's joints [rad], and how much it counts to stay near them [1/rad].
+      first: knots of the policy's plan that lie in the past.
     """
 
     robot: Embodiment
@@ -47,13 +111,14 @@ class Setting:
     lag: Any
     last: Float[Array, "H A"]
     weight: Float[Array, "H"]
+    first: int = field(default=0, metadata=dict(static=True))
 
     @property
     def constraints(self) -> ConstraintSet:
         out = self.robot.constraints | velocity_limits(self.robot, past=self.past[-1:], limit=self.velocity)
         if self.acceleration is not None:
             out = out | acceleration_limits(self.robot, self.acceleration, past=self.past[-2:])
-        return out | self.given
+        return later(out | self.given, self.first)
 
 
 @partial(jax.jit, static_argnames=("levels", "n"))
@@ -78,14 +143,30 @@ def holds(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: F
 def clear(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"], between: int):
     """Whether the inequalities of one configuration hold where the joints will be, `between` times per step, with `GUARD` to spare.
 
-    Commands go from knot to knot in straight lines; the lag of a first-order servo behind them is that of `constraints.tracking`. Joint
-    limits need no look: between postures within them, and behind them, everything is. Nor is looked at what moves, or at pairs of knots.
+    Joint limits need no look: between postures within them, and behind them, everything is. Nor is looked at what moves, or at pairs of
+    knots.
     """
-    dt, past = spec_of_paths(policy).dt, setting.past
+    dt = spec_of_paths(policy).dt
+    there = followed(setting.past, joints[setting.first :], setting.lag, dt, between)
+    grip = jnp.repeat(hand[setting.first :], between, axis=0)
+    fitted = fit(setting.constraints, policy.spec)
+    alone = [c for c in fitted if isinstance(c, AtEveryKnot) and c.kind == "ineq"]
+    plan = _path(policy, setting.robot, there, grip, dt / between)
+    rows = [tightened(c, GUARD).residual(plan, {"joints": there}, None) <= c.tolerance for c in alone]
+    return jnp.stack([jnp.all(row) for row in rows]).all() if rows else jnp.asarray(True)
+
+
+def followed(
+    past: Float[Array, "P A"], joints: Float[Array, "H A"], lag: Any, dt: float, between: int
+) -> Float[Array, "H*between A"]:
+    """Where the joints are, `between` times per step, when they are sent from knot to knot in straight lines [rad].
+
+    The lag of a first-order servo behind its command is that of `constraints.tracking`; before `past` it was zero.
+    """
     knots = jnp.concatenate([past, joints])
     share = jnp.arange(1, between + 1)[:, None] / between
     sent = (knots[:-1, None] + share * jnp.diff(knots, axis=0)[:, None]).reshape(-1, knots.shape[1])
-    T = jnp.maximum(jnp.broadcast_to(jnp.asarray(setting.lag, jnp.float32), knots.shape[1:]), 1e-6)
+    T = jnp.maximum(jnp.broadcast_to(jnp.asarray(lag, jnp.float32), knots.shape[1:]), 1e-6)
     fading = jnp.exp(-dt / between / T)
 
     def lagging(e, step):
@@ -93,13 +174,13 @@ def clear(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: F
         return e, e
 
     steps = jnp.diff(jnp.concatenate([past[:1], sent]), axis=0)
-    there = (sent - jax.lax.scan(lagging, jnp.zeros_like(past[0]), steps)[1])[-len(joints) * between :]
-    grip = jnp.repeat(hand, between, axis=0)
-    fitted = fit(setting.constraints, policy.spec)
-    alone = [c for c in fitted if isinstance(c, AtEveryKnot) and c.kind == "ineq"]
-    plan = _path(policy, setting.robot, there, grip, dt / between)
-    rows = [tightened(c, GUARD).residual(plan, {"joints": there}, None) <= c.tolerance for c in alone]
-    return jnp.stack([jnp.all(row) for row in rows]).all() if rows else jnp.asarray(True)
+    return (sent - jax.lax.scan(lagging, jnp.zeros_like(past[0]), steps)[1])[-len(joints) * between :]
+
+
+@partial(jax.jit, static_argnames="dt")
+def reached(robot: Embodiment, past: Float[Array, "P A"], joints: Float[Array, "H A"], lag: Any, dt: float) -> Pose:
+    """T_world_tool at the ends of the steps, as far as the servos follow."""
+    return jax.vmap(robot.tool_pose)(followed(past, joints, lag, dt, 1))
 
 
 def _path(policy: Policy, robot: Embodiment, joints: Float[Array, "H A"], hand: Float[Array, "H J"], dt: float) -> Path:

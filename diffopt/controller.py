@@ -11,22 +11,34 @@ Every chunk starts at the last command (so that velocity, and acceleration if li
 the last chunk by a cost that fades along the overlap, and is judged whole before it is returned: at its knots by the constraints, and
 between them, where the joints will be given the lag of their servos, by the inequalities of one configuration. Where nothing feasible is
 found by the deadline, the rest of the last feasible chunk is returned if it still is feasible, and otherwise a stop, which nothing judges.
+
+A chunk is watched while it is executed, and given up where the world is not as it was planned (`diffopt.monitor`):
+
+    chunk, after = controller.plan(observation, memory)
+    for k in range(controller.execute):
+        robot_driver.send(chunk.joints[k], chunk.hand[k])
+        belief, deviation = monitor.look(belief, chunk.tool_at(k), chunk.hand[k], tool, object)
+        if deviation is not None:
+            chunk, after = controller.rewind(controller.after(chunk, memory, k + 1))    # then send all of this chunk, and plan anew
+            break
+    memory = after
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from diffopt.chunks import Setting, clear, draw, holds
+from diffopt.chunks import TRAIL, Chunk, Memory, Setting, Source, clear, draw, holds, reached
 from diffopt.constraints import ConstraintSet
 from diffopt.geometry import Pose
+from diffopt.monitor import Deviation, gap
 from diffopt.paths import spec_of_paths
 from diffopt.policies.base import Policy
 from diffopt.robots.embodiment import Embodiment
@@ -35,51 +47,6 @@ from diffopt.sample import resolve
 if TYPE_CHECKING:
     from diffopt.samplers import Sampler
     from diffopt.solution import Solution
-
-Source = Literal["planned", "rest", "stop"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """What to execute.
-
-    Attributes:
-      joints: of the arm at the knots [rad]. hand: of the hand [rad or m]. dt: between knots [s].
-      source: "planned"; "rest", what is left of the last chunk, because nothing feasible was found; or "stop".
-      attempts: how often the sampler was called. latency: time that all of it took [s].
-      changed: how far the terminal correction had to move the chosen plan, in standard deviations of the policy.
-      violation: by constraint, of the best plan that was found, in its own units; for a planned chunk within tolerance.
-      report: of the best plan in words.
-      plan: the best plan that was found, feasible or not.
-    """
-
-    joints: Float[np.ndarray, "H A"]
-    hand: Float[np.ndarray, "H J"]
-    dt: float
-    source: Source
-    attempts: int
-    latency: float
-    changed: float
-    violation: dict[str, float]
-    report: str
-    plan: Any
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """What one call of `plan` leaves to the next.
-
-    Attributes:
-      past: the last three commanded postures, dt apart, the latest last [rad].
-      hand: last commanded joints of the hand.
-      chunk: the last one, from its first knot that is not executed yet, its last knot repeated; None if there is none.
-      calls: of `plan` so far.
-    """
-
-    past: Float[np.ndarray, "3 A"]
-    hand: Float[np.ndarray, "J"]
-    chunk: Chunk | None = None
-    calls: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +61,7 @@ class Controller:
       particles: plans per attempt, of which the least corrected feasible one is taken.
       attempts: at most so many calls of the sampler, each with new noise.
       deadline: no new attempt begins this long after `plan` was called [s]; the first is always finished.
-      execute: knots that are executed of each chunk.
+      execute: knots that are executed of each chunk; None: as many as the policy's checkpoint says, else 8.
       acceleration: limit per joint [rad/s^2]; None for none.
       velocity: limit per joint [rad/s]; None for the robot's own.
       clearance: that the sampler aims at beyond the constraints' own margins, so that what lies between the knots is clear too [m].
@@ -112,7 +79,7 @@ class Controller:
     particles: int = 1
     attempts: int = 3
     deadline: float = np.inf
-    execute: int = 8
+    execute: Any = None
     acceleration: Any = None
     velocity: Any = None
     clearance: float = 0.005
@@ -122,15 +89,23 @@ class Controller:
     seed: int = 0
 
     def __post_init__(self):
+        if self.execute is None:
+            first, beyond = self.policy.executed or (0, min(8, self.horizon))
+            object.__setattr__(self, "execute", beyond - first)
         if not 1 <= self.execute <= self.horizon:
             raise ValueError(f"execute={self.execute}; the policy plans {self.horizon} knots")
         if self.attempts < 1 or self.particles < 1:
             raise ValueError(f"attempts={self.attempts}, particles={self.particles}; expected at least 1")
 
     @property
+    def first(self) -> int:
+        """Knots at the beginning of the policy's plans that lie in the past: the knot `first` is the next command."""
+        return self.policy.executed[0] if self.policy.executed else 0
+
+    @property
     def horizon(self) -> int:
-        """Knots of a chunk."""
-        return spec_of_paths(self.policy).horizon
+        """Knots of a chunk, those in the past not counted."""
+        return spec_of_paths(self.policy).horizon - self.first
 
     @property
     def dt(self) -> float:
@@ -145,7 +120,7 @@ class Controller:
                 f"joints have shape {joints.shape}; {self.robot.name!r} has {len(self.robot.arm)}: {', '.join(self.robot.arm)}"
             )
         hand = np.asarray(self.robot.hand_home if hand is None else hand, np.float32)
-        return Memory(past=np.tile(joints, (3, 1)), hand=hand)
+        return Memory(past=np.tile(joints, (3, 1)), hand=hand, trail=joints[None], grips=hand[None])
 
     def plan(self, observation: Any, memory: Memory, more: ConstraintSet | None = None) -> tuple[Chunk, Memory]:
         """The next chunk, and the memory after its first `execute` knots have been sent.
@@ -174,14 +149,15 @@ class Controller:
                     break
                 report += " at its knots, but not between them"
         if chosen is not None:
-            joints, hand = np.asarray(chosen.aux["joints"][best]), np.asarray(chosen.plans.joints[best])
+            joints = np.asarray(chosen.aux["joints"][best])[self.first :]
+            hand = np.asarray(chosen.plans.joints[best])[self.first :]
             source: Source = "planned"
         else:
             joints, hand, source = self._fallback(memory, setting)
-        chunk = Chunk(
-            joints=joints,
-            hand=np.clip(hand, self.robot.hand_lower, self.robot.hand_upper),
-            dt=self.dt,
+        chunk = self._chunk(
+            joints,
+            hand,
+            setting,
             source=source,
             attempts=attempt,
             latency=time.perf_counter() - began,
@@ -192,16 +168,64 @@ class Controller:
         )
         return chunk, self.after(chunk, memory, self.execute)
 
+    def rewind(
+        self, memory: Memory, deviation: Deviation | None = None, more: ConstraintSet | None = None
+    ) -> tuple[Chunk, Memory]:
+        """The way back to the last waypoint that was reached, and the memory after all of it has been sent: from there `plan` samples
+        again, with new noise and without regard to the last chunk.
+
+        A waypoint is where a chunk was asked for. The way back is that of the commands that came here, as fast or, where the limits do not
+        allow that, two or four times as slow; it is judged like a chunk, and where something stands in its way now, it is a stop. One
+        rewinding after the other, no chunk being executed whole between them, goes back one waypoint more.
+
+        Args:
+          memory: after what has been sent: `after(chunk, memory, k)` where a chunk was broken off behind its first k knots.
+          deviation: why, for the report. more: as in `plan`.
+        """
+        began = time.perf_counter()
+        marks = [i for i in memory.waypoints if i < len(memory.trail) - 1]
+        goal = marks[-1 - min(memory.rewound, len(marks) - 1)] if marks else 0
+        setting = self._setting(replace(memory, chunk=None), more)
+        source: Source = "rewind"
+        for slower in (1, 2, 4):
+            joints, hand = (_back(commands[goal:], slower) for commands in (memory.trail, memory.grips))
+            if self._judged(memory, joints, hand, more):
+                break
+        else:
+            joints, hand, source = memory.past[-1:], memory.hand[None], "stop"
+        chunk = self._chunk(
+            joints,
+            hand,
+            setting,
+            source=source,
+            latency=time.perf_counter() - began,
+            report=str(deviation) if deviation is not None else "",
+        )
+        back = self.after(chunk, memory, len(joints))
+        if source == "rewind":
+            kept = tuple(i for i in memory.waypoints if i < goal)
+            back = replace(back, trail=memory.trail[: goal + 1], grips=memory.grips[: goal + 1], waypoints=kept)
+        return chunk, replace(back, chunk=None, rewound=memory.rewound + 1)
+
     def after(self, chunk: Chunk, memory: Memory, executed: int) -> Memory:
         """The memory after the first `executed` knots of a chunk have been sent; `plan` returns that for `execute` of them."""
         past = np.concatenate([memory.past, chunk.joints[:executed]])[-3:]
         rest = np.concatenate([chunk.joints[executed:], np.repeat(chunk.joints[-1:], executed, axis=0)])
         grip = np.concatenate([chunk.hand[executed:], np.repeat(chunk.hand[-1:], executed, axis=0)])
+        sent = ((memory.trail, chunk.joints), (memory.grips, chunk.hand))
+        trail, grips = (np.concatenate([before, rows[:executed]]) for before, rows in sent)
+        over = max(0, len(trail) - TRAIL)
+        here = () if chunk.source == "rewind" else (len(memory.trail) - 1,)
+        whole = chunk.source != "rewind" and executed >= self.execute
         return Memory(
             past=past,
             hand=chunk.hand[executed - 1] if executed else memory.hand,
             chunk=replace(chunk, joints=rest, hand=grip),
             calls=memory.calls + 1,
+            trail=trail[over:],
+            grips=grips[over:],
+            waypoints=tuple(i - over for i in (*memory.waypoints, *here) if i >= over),
+            rewound=0 if whole else memory.rewound,
         )
 
     def limits(self, memory: Memory, more: ConstraintSet | None = None) -> ConstraintSet:
@@ -213,23 +237,22 @@ class Controller:
         memory = self.start(np.asarray(self.robot.home))
         chunk, memory = self.plan(observation, memory, more)
         setting = self._setting(memory, more)
-        holds(self.policy, setting, chunk.joints, chunk.hand)
-        clear(self.policy, setting, chunk.joints, chunk.hand, self.between)
+        self._fine(setting, chunk.joints, chunk.hand)
+        self._fine(self._setting(memory, more), chunk.joints, chunk.hand)
 
     def off(self, memory: Memory, tool: Pose, position: float = 0.03, angle: float = np.deg2rad(20)) -> bool:
-        """Whether the tool (T_world_tool, measured) is further from where it was last sent than `position` [m] or `angle` [rad].
-
-        The thresholds are those that RIGVid reports (arXiv 2507.00990).
-        """
-        sent = self.robot.tool_pose(jnp.asarray(memory.past[-1]))
-        turn = np.trace(np.asarray(sent.rotation).T @ np.asarray(tool.rotation))
-        gap = float(np.linalg.norm(np.asarray(sent.position) - np.asarray(tool.position)))
-        return gap > position or float(np.arccos(np.clip((turn - 1) / 2, -1, 1))) > angle
+        """Whether the tool (T_world_tool, measured) is further from where it was last sent than `position` [m] or `angle` [rad]; of a tool
+        in motion, `diffopt.Monitor` knows better."""
+        distance, turn = gap(self.robot.tool_pose(jnp.asarray(memory.past[-1])), tool)
+        return distance > position or turn > angle
 
     def _setting(self, memory: Memory, more: ConstraintSet | None) -> Setting:
         horizon, left = self.horizon, self.horizon - self.execute
         chunk = memory.chunk
         fading = np.clip(1 - np.arange(horizon) / max(left, 1), 0, None)
+        last = np.tile(memory.past[-1], (horizon, 1)) if chunk is None else chunk.joints
+        gone = np.tile(memory.past[-1], (self.first, 1))  # what comes before counts for nothing
+        weight = (0.0 if chunk is None else self.overlap) * fading
         return Setting(
             robot=self.robot,
             given=self.constraints if more is None else self.constraints | more,
@@ -238,21 +261,62 @@ class Controller:
             acceleration=self.acceleration,
             clearance=self.clearance,
             lag=self.lag,
-            last=np.tile(memory.past[-1], (horizon, 1)) if chunk is None else chunk.joints,
-            weight=(0.0 if chunk is None else self.overlap) * fading.astype(np.float32),
+            last=np.concatenate([gone, last]),
+            weight=np.concatenate([np.zeros(self.first), weight]).astype(np.float32),
+            first=self.first,
+        )
+
+    def _chunk(self, joints, hand, setting: Setting, *, source: Source, plan: Any = None, **about: Any) -> Chunk:
+        """With where its servos should bring the tool."""
+        beyond = -len(joints) % self.horizon
+        padded = np.concatenate([joints, np.repeat(joints[-1:], beyond, axis=0)])
+        expected = jax.device_get(reached(self.robot, setting.past, padded, setting.lag, self.dt))
+        return Chunk(
+            joints=joints,
+            hand=np.clip(hand, self.robot.hand_lower, self.robot.hand_upper),
+            dt=self.dt,
+            source=source,
+            expected=jax.tree.map(lambda leaf: leaf[: len(joints)], expected),
+            plan=plan,
+            **about,
         )
 
     def _fallback(self, memory: Memory, setting: Setting) -> tuple[np.ndarray, np.ndarray, Source]:
         """The rest of the last chunk if it still satisfies the constraints, else to stay where the robot is."""
         rest = memory.chunk
-        if (
-            rest is not None
-            and holds(self.policy, setting, rest.joints, rest.hand)
-            and clear(self.policy, setting, rest.joints, rest.hand, self.between)
-        ):
+        if rest is not None and self._fine(setting, rest.joints, rest.hand):
             return rest.joints, rest.hand, "rest"
         horizon = self.horizon
         return np.tile(memory.past[-1], (horizon, 1)), np.tile(memory.hand, (horizon, 1)), "stop"
+
+    def _fine(self, setting: Setting, joints: np.ndarray, hand: np.ndarray) -> bool:
+        """Whether a motion as long as a chunk satisfies the constraints, at its knots and between them."""
+        joints, hand = (np.concatenate([np.repeat(x[:1], self.first, axis=0), x]) for x in (joints, hand))
+        return bool(holds(self.policy, setting, joints, hand)) and bool(
+            clear(self.policy, setting, joints, hand, self.between)
+        )
+
+    def _judged(self, memory: Memory, joints: np.ndarray, hand: np.ndarray, more: ConstraintSet | None) -> bool:
+        """Whether a motion of any length satisfies the constraints, one chunk's length after the other."""
+        for k in range(0, len(joints), self.horizon):
+            past = np.concatenate([memory.past, joints[:k]])[-3:]
+            setting = self._setting(replace(memory, past=past, chunk=None), more)
+            part = [x[np.minimum(np.arange(k, k + self.horizon), len(x) - 1)] for x in (joints, hand)]
+            if not self._fine(setting, *part):
+                return False
+        return True
+
+
+def _back(commands: Float[np.ndarray, "n D"], slower: int) -> Float[np.ndarray, "m D"]:
+    """The way back along commands of which the last has been sent, one knot a step at most, after one of rest if it is slower."""
+    behind = commands[::-1]
+    if len(behind) == 1:
+        return behind
+    at = np.arange(1, slower * (len(behind) - 1) + 1) / slower
+    low = np.minimum(at.astype(int), len(behind) - 2)
+    share = (at - low)[:, None]
+    way = (1 - share) * behind[low] + share * behind[low + 1]
+    return np.concatenate([behind[:1]] * (slower > 1) + [way]).astype(np.float32)
 
 
 def _best(result: Solution) -> int:

@@ -1,6 +1,7 @@
-"""The controller: continuity at the seams, and what it sends where nothing feasible is found."""
+"""The controller: continuity at the seams, what it sends where nothing feasible is found, and chunks that begin in the past."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from diffopt.policies.base import Normalizer
 from diffopt.samplers import OGD
 
 H, DT = 6, 0.1
+DATA = Path(__file__).parent / "data" / "lerobot" / "state"
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +90,32 @@ def test_it_stops_where_nothing_is_feasible(robot):
         memory, Pose(position=jnp.asarray(tool) + 0.05, rotation=robot.tool_pose(robot.home).rotation)
     )
     assert not controller.off(memory, robot.tool_pose(robot.home))
+
+
+def test_it_executes_what_the_checkpoint_says(robot):
+    """LeRobot's policy with two observed steps and four executed: its first knot lies in the past."""
+    spec = JointPathSpec(arm_names=robot.arm[:4], joint_names=robot.hand, horizon=8)
+    policy = diffopt.policies.from_lerobot(DATA, spec=spec)
+    controller = Controller(policy=policy, robot=robot)
+    assert (controller.first, controller.horizon, controller.execute) == (1, 7, 4)
+    assert Controller(policy=policy, robot=robot, execute=2).execute == 2
+    with pytest.raises(ValueError, match="execute=8; the policy plans 7 knots"):
+        Controller(policy=policy, robot=robot, execute=8)
+
+
+@pytest.mark.slow
+def test_knots_in_the_past_are_skipped(robot):
+    """A policy whose chunks begin a step ago: the first command is the second knot, and the limits hold from where the robot is."""
+    policy = replace(swinging(robot, 1.0), executed=(1, 4))  # its knots lie 0.1, 0.2, ... rad away
+    quick = OGD(every=3, terminal=4)
+    controller = Controller(policy=policy, robot=robot, sampler=quick, levels=6, lag=0.05)
+    memory = controller.start(robot.home)
+    commands = [np.asarray(robot.home)]
+    for _ in range(2):
+        chunk, memory = controller.plan(None, memory)
+        assert chunk.source == "planned" and chunk.joints.shape == (H - 1, 7) and len(chunk.expected.position) == H - 1
+        np.testing.assert_allclose(chunk.joints, chunk.plan.arm[1:], atol=1e-3)
+        commands += list(chunk.joints[:3])
+    steps = np.abs(np.diff(commands, axis=0))
+    assert (steps <= np.asarray(robot.velocity) * DT + 1e-5).all()
+    np.testing.assert_allclose(commands[1][0] - robot.home[0], 0.2, atol=0.03)  # knot 1

@@ -54,14 +54,22 @@ def demonstrations_of_a_square(episodes: int = 6, length: int = 12) -> Demonstra
     return Demonstrations(images=images, episode=episode, seed=episode, **numbers)
 
 
-@pytest.fixture(scope="module")
-def untrained():
+TRANSFORMER = dict(transformer=dict(width=8, layers=1, heads=2, causal=False))
+
+
+def untrained_policy(**more):
     data = demonstrations_of_a_square()
     _, _, state = windows(data, held_out=1)
-    graph, weights = nnx.split(VisuomotorNetwork(dim=10, state=10, **SMALL.network, rngs=nnx.Rngs(0)))
+    network = VisuomotorNetwork(dim=10, state=10, horizon=SMALL.horizon, **SMALL.network, **more, rngs=nnx.Rngs(0))
+    graph, weights = nnx.split(network)
     denoiser = ChunkDenoiser(weights=weights, graph=graph, horizon=SMALL.horizon, schedule=Cosine())
     features = Normalizer(mean=jnp.full(8, 0.1), scale=jnp.full(8, 0.3))
     return data, policy_of("square", denoiser, state, features, (2, *data.images.shape[1:]))
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    return untrained_policy()
 
 
 def view_of(data: Demonstrations, i: int = 5) -> Observation:
@@ -113,8 +121,9 @@ def test_chunks_are_tool_paths_in_the_world(untrained):
     np.testing.assert_allclose(again.position, result.plans.position[0], atol=1e-5)
 
 
-def test_what_is_saved_is_what_is_loaded(untrained, tmp_path):
-    data, policy = untrained
+@pytest.mark.parametrize("trunk", [{}, TRANSFORMER], ids=["unet", "transformer"])
+def test_what_is_saved_is_what_is_loaded(trunk, tmp_path):
+    data, policy = untrained_policy(**trunk)
     checkpoint.save(policy, tmp_path / "square", dict(data="a square"))
     loaded = diffopt.policies.load(tmp_path / "square.json")
     assert (loaded.name, loaded.spec, loaded.schedule, loaded.support) == (
@@ -125,6 +134,7 @@ def test_what_is_saved_is_what_is_loaded(untrained, tmp_path):
     )
     z = jax.random.normal(jax.random.key(0), (policy.spec.dim,))
     clean = jax.jit(lambda policy, view: policy.given(view).clean(z, jnp.asarray(0.5)))
+    assert type(loaded.denoiser.network.trunk).__name__ == ("ChunkTransformer" if trunk else "ConditionalUnet1D")
     ours, theirs = clean(policy, view_of(data)), clean(loaded, view_of(data))
     np.testing.assert_allclose(ours, theirs, atol=2e-2)  # weights are kept in half precision
     assert float(jnp.abs(ours - clean(loaded, view_of(data, 30))).max()) > 1e-4

@@ -21,12 +21,14 @@ from diffopt.constraints.field_collision import FieldCollision
 from diffopt.constraints.function import from_residual
 from diffopt.constraints.hand_penetration import HandPenetration
 from diffopt.constraints.joint_limits import JointLimits
+from diffopt.constraints.later import Later, later
 from diffopt.constraints.manipulability import Manipulability
 from diffopt.constraints.motion_limits import MotionLimits, acceleration_limits, jerk_limits, velocity_limits
 from diffopt.constraints.moving_collision import MovingCollision, moved
 from diffopt.constraints.orientation_cone import OrientationCone
 from diffopt.constraints.overlap import Overlap
 from diffopt.constraints.reach import Reach
+from diffopt.constraints.retarget import Carried, at_times, retarget, tool_way
 from diffopt.constraints.robot import of_robot
 from diffopt.constraints.self_collision import SelfCollision
 from diffopt.constraints.set import ConstraintSet, Report
@@ -39,6 +41,7 @@ __all__ = [
     "AtEveryKnot",
     "BasePlacement",
     "Bounded",
+    "Carried",
     "Constraint",
     "ConstraintSet",
     "ContactForces",
@@ -51,6 +54,7 @@ __all__ = [
     "JointsLinear",
     "JointsRealised",
     "Labelled",
+    "Later",
     "Manipulability",
     "MotionLimits",
     "MovingCollision",
@@ -69,12 +73,16 @@ __all__ = [
     "Wraps",
     "acceleration_limits",
     "along",
+    "at_times",
     "fit",
     "from_check",
     "from_residual",
     "jerk_limits",
+    "later",
     "moved",
     "of_robot",
+    "retarget",
+    "tool_way",
     "torque_limits",
     "velocity_limits",
 ]

@@ -1,6 +1,6 @@
 """Policies: denoisers with their schedule, normaliser and meaning.
 
-`load`, `available` and `from_lerobot` import the network library only when they are called.
+`load`, `available`, `from_lerobot` and `from_diffusion_policy` import the network library only when they are called.
 """
 
 from __future__ import annotations
@@ -35,6 +35,13 @@ def from_lerobot(directory: str | Path, *, spec: PlanSpec | None = None, support
     return lerobot.from_lerobot(directory, spec=spec, support=support)
 
 
+def from_diffusion_policy(directory: str | Path, *, spec: PlanSpec | None = None, support: float = math.inf) -> Policy:
+    """A converted checkpoint of Diffusion Policy; see `diffopt.policies.published.diffusion_policy.from_diffusion_policy`."""
+    from diffopt.policies.published import diffusion_policy
+
+    return diffusion_policy.from_diffusion_policy(directory, spec=spec, support=support)
+
+
 __all__ = [
     "Context",
     "Denoiser",
@@ -45,6 +52,7 @@ __all__ = [
     "Policy",
     "TargetFrame",
     "available",
+    "from_diffusion_policy",
     "from_lerobot",
     "gaussian_mixture",
     "load",

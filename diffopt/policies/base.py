@@ -95,6 +95,8 @@ class Policy:
       spec: what the vector means.
       needs_observation: whether it can be sampled before `given`.
       support: largest normalised coordinate, in absolute value, of a plan that still counts as this policy's; infinite for no such bound.
+      executed: of a chunk, the first row that a receding horizon executes, and the first that it does not; rows before lie in the past.
+        None: from the first on, as many as the controller likes.
     """
 
     denoiser: Denoiser
@@ -106,6 +108,7 @@ class Policy:
     name: str = field(default="policy", metadata=dict(static=True))
     needs_observation: bool = field(default=True, metadata=dict(static=True))
     support: float = field(default=math.inf, metadata=dict(static=True))
+    executed: tuple[int, int] | None = field(default=None, metadata=dict(static=True))
 
     def given(self, observation: Any) -> Policy:
         """This policy bound to an observation (for a grasp policy, a `Target`)."""

@@ -126,7 +126,7 @@ def _take_apart_visuomotor(policy: Policy) -> tuple[dict[str, Any], dict[str, np
         "kind": "visuomotor",
         "format": 1,
         "name": policy.name,
-        "network": dict(denoiser.network.sizes),
+        "network": {k: dict(v) if k == "transformer" else v for k, v in denoiser.network.sizes},
         "schedule": _schedule(denoiser.schedule),
         "parameterisation": denoiser.parameterisation,
         "images": list(encoder.images),

@@ -1,15 +1,15 @@
 """Visuomotor policies: camera images and the tool's state in, a chunk of tool poses out.
 
-    f_t = mlp(eye_1(image_t1), ..., eye_C(image_tC), s_t),      out = unet(x, 100 tau, ((f_t, s_t) for every moment t)),
+    f_t = mlp(eye_1(image_t1), ..., eye_C(image_tC), s_t),      out = trunk(x, 100 tau, ((f_t, s_t) for every moment t)),
 
 with a small convolutional encoder for every camera, shared by the moments t, s_t the tool's state, and tau the time of the diffusion.
-The images are looked at once per observation; what samplers evaluate again and again is the UNet. Conventions as in Diffusion Policy
-(Chi et al. 2023, arXiv 2303.04137), sizes for a CPU.
+The images are looked at once per observation; what samplers evaluate again and again is the trunk: a UNet, or a transformer for which
+every moment is a token. Conventions as in Diffusion Policy (Chi et al. 2023, arXiv 2303.04137), sizes for a CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +22,12 @@ from diffopt.geometry import rotation_to_6d
 from diffopt.policies.base import Context, Normalizer
 from diffopt.policies.layers import Conv2d
 from diffopt.policies.observation import Observation
+from diffopt.policies.transformer import ChunkTransformer
 from diffopt.policies.unet import ConditionalUnet1D
 from diffopt.policies.vision import keypoints
 from diffopt.schedules import Parameterisation, Schedule, clean_estimate
 
-STEPS = 100.0  # the UNet is told 100 tau
+STEPS = 100.0  # the trunk is told 100 tau
 _PATCH = 4
 
 
@@ -65,13 +66,14 @@ class VisuomotorEyes(nnx.Module):
 
 
 class VisuomotorNetwork(nnx.Module):
-    """Eyes and UNet; see the module's docstring.
+    """Eyes and trunk; see the module's docstring.
 
     Args:
       dim: numbers per knot of the chunk. state: numbers of the tool's state at one moment.
       moments, cameras: T and C of the observations.
       channels, points: of an `Eye`. width, features: of the layers that join them.
-      widths, kernel: of the UNet. embedding: of the diffusion step.
+      widths, kernel, embedding: of the UNet; embedding is of the diffusion step.
+      transformer: sizes of a `ChunkTransformer` (width, layers, heads, causal) that takes the UNet's place. horizon: its knots.
     """
 
     def __init__(
@@ -88,27 +90,41 @@ class VisuomotorNetwork(nnx.Module):
         widths: Sequence[int] = (48, 64, 96),
         kernel: int = 3,
         embedding: int = 64,
+        transformer: Mapping[str, int] | None = None,
+        horizon: int = 16,
         rngs: nnx.Rngs,
     ):
         eyes = dict(cameras=cameras, state=state, channels=channels, points=points, width=width, features=features)
-        unet = dict(dim=dim, moments=moments, widths=tuple(widths), kernel=kernel, embedding=embedding)
-        self.sizes = tuple((eyes | unet).items())  # rebuild this structure
         self.eyes = VisuomotorEyes(**eyes, rngs=rngs)
         condition = moments * (features + state)
-        self.unet = ConditionalUnet1D(
-            dim=dim, condition=condition, widths=tuple(widths), kernel=kernel, embedding=embedding, rngs=rngs
-        )
+        sizes: dict[str, Any] = eyes | dict(dim=dim, moments=moments)
+        if transformer is None:
+            sizes |= dict(widths=tuple(widths), kernel=kernel, embedding=embedding)
+            self.unet = ConditionalUnet1D(
+                dim=dim, condition=condition, widths=tuple(widths), kernel=kernel, embedding=embedding, rngs=rngs
+            )
+        else:
+            sizes |= dict(horizon=horizon, transformer=tuple(dict(transformer).items()))
+            self.transformer = ChunkTransformer(
+                dim=dim, horizon=horizon, condition=condition, tokens=moments, **dict(transformer), rngs=rngs
+            )
+        self.sizes = tuple(sizes.items())  # rebuild this structure
+
+    @property
+    def trunk(self) -> ConditionalUnet1D | ChunkTransformer:
+        """What is evaluated at every level."""
+        return self.transformer if "transformer" in dict(self.sizes) else self.unet
 
     def __call__(
         self, x: Float[Array, "H D"], t: Float[Array, ""], condition: Float[Array, "T*(features+S)"]
     ) -> Float[Array, "H D"]:
-        return self.unet(x, STEPS * t, condition)
+        return self.trunk(x, STEPS * t, condition)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class ChunkDenoiser:
-    """The UNet of a `VisuomotorNetwork`, split into structure (static) and weights (data), on flattened chunks."""
+    """The trunk of a `VisuomotorNetwork`, split into structure (static) and weights (data), on flattened chunks."""
 
     weights: Any
     graph: Any = field(metadata=dict(static=True))

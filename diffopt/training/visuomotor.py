@@ -2,8 +2,9 @@
 
 1. The eyes and a head learn, from one moment each, to regress where the task's landmarks are (in the world and in the tool's frame) and
    the chunk of commands that followed. The head is thrown away.
-2. The UNet learns the distribution of chunks given the frozen features of two moments: with x = alpha(t) z + sigma(t) e,
-   minimise E |out(x, t, condition) - target|^2, the target as the parameterisation says (`diffopt.schedules.regression_target`).
+2. The trunk, a UNet or a transformer, learns the distribution of chunks given the frozen features of two moments: with
+   x = alpha(t) z + sigma(t) e, minimise E |out(x, t, condition) - target|^2, the target as the parameterisation says
+   (`diffopt.schedules.regression_target`).
 
 A regression tells the eyes more per image than the denoising loss does, and in the second stage no image has to be looked at again.
 """
@@ -27,7 +28,14 @@ from jaxtyping import Array, Float, Int, UInt8
 from diffopt import schedules
 from diffopt.paths import ToolPathSpec
 from diffopt.policies.base import Normalizer, Policy
-from diffopt.policies.visuomotor import ChunkDenoiser, VisuomotorEncoder, VisuomotorEyes, VisuomotorNetwork, state_of
+from diffopt.policies.visuomotor import (
+    STEPS,
+    ChunkDenoiser,
+    VisuomotorEncoder,
+    VisuomotorEyes,
+    VisuomotorNetwork,
+    state_of,
+)
 from diffopt.schedules import Parameterisation, regression_target
 from diffopt.training.demonstrations import Demonstrations
 from diffopt.training.trainer import restore, store
@@ -171,7 +179,13 @@ def train(
     dim = seen.goal.shape[1]
     key = jax.random.key(config.seed)
     network = VisuomotorNetwork(
-        dim=dim, state=dim, moments=MOMENTS, cameras=data.images.shape[1], **config.network, rngs=nnx.Rngs(config.seed)
+        dim=dim,
+        state=dim,
+        moments=MOMENTS,
+        cameras=data.images.shape[1],
+        horizon=config.horizon,
+        **config.network,
+        rngs=nnx.Rngs(config.seed),
     )
     began = time.perf_counter()
     eyes = _fit_eyes(network.eyes, seen, aside, config, jax.random.fold_in(key, 0), folder, report, began)
@@ -183,7 +197,6 @@ def train(
 
     schedule = getattr(schedules, config.schedule)()
     width = scale.shape[1]
-    graph, weights = nnx.split(network)
 
     def loss_of(weights, data: Windows, key):
         k_data, k_level, k_noise, k_blur = jax.random.split(key, 4)
@@ -197,17 +210,17 @@ def train(
         noise = jax.random.normal(k_noise, z.shape)
         x = alpha[..., None] * z + sigma[..., None] * noise
         target = regression_target(z, noise, alpha, sigma, config.parameterisation)
-        unet = nnx.merge(unet_graph, weights)
-        out = jax.vmap(lambda x, t, c: unet(x, 100.0 * t, c))(x, t, condition)
+        trunk = nnx.merge(trunk_graph, weights)
+        out = jax.vmap(lambda x, t, c: trunk(x, STEPS * t, c))(x, t, condition)
         return jnp.mean((out - target) ** 2)
 
-    unet_graph, unet_weights = nnx.split(network.unet)
+    trunk_graph, trunk_weights = nnx.split(network.trunk)
     file = None if folder is None else Path(folder) / "chunks.npz"
     note = partial(report, "chunks")
     average, steps = fit(
-        loss_of, unet_weights, (seen, aside), config.chunks, jax.random.fold_in(key, 1), file, note, began, deadline
+        loss_of, trunk_weights, (seen, aside), config.chunks, jax.random.fold_in(key, 1), file, note, began, deadline
     )
-    nnx.update(network.unet, average)
+    nnx.update(network.trunk, average)
     graph, weights = nnx.split(network)
     denoiser = ChunkDenoiser(
         weights=weights,

@@ -28,7 +28,7 @@ from diffopt.policies.published.processors import Arrays, read_processors
 from diffopt.policies.resnet import ResNetEncoder
 from diffopt.policies.unet import ConditionalUnet1D
 
-_LAST_GROUPS = 8  # of the last group norm, which does not follow `n_groups`
+LAST_GROUPS = 8  # of the last group norm, which does not follow `n_groups`
 
 
 def from_lerobot(directory: str | Path, *, spec: PlanSpec | None = None, support: float = math.inf) -> Policy:
@@ -84,6 +84,7 @@ def from_lerobot(directory: str | Path, *, spec: PlanSpec | None = None, support
         schedule=config.schedule,
         spec=spec,
         support=support,
+        executed=config.executed,
     )
 
 
@@ -170,7 +171,7 @@ def _networks(arrays: Arrays, config: LeRobotConfig, where: str) -> tuple[Action
             widths=config.down_dims,
             kernel=config.kernel_size,
             groups=config.n_groups,
-            last_groups=_LAST_GROUPS,
+            last_groups=LAST_GROUPS,
             embedding=config.diffusion_step_embed_dim,
             film_scale=config.use_film_scale_modulation,
             rngs=nnx.Rngs(0),

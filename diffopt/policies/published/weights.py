@@ -69,6 +69,12 @@ def resnet_key(path: str) -> str:
     return _key(path, RESNET, RESNET_BLOCK)
 
 
+def robomimic_key(path: str) -> str:
+    """The key of the same leaf under `obs_encoder.obs_nets.<camera>.` in checkpoints of Diffusion Policy, whose encoder is robomimic's."""
+    key = re.sub(r"^backbone\.", "backbone.nets.", resnet_key(path))
+    return re.sub(r"^out\.", "nets.3.", key)
+
+
 def _key(path: str, *passes: Rules) -> str:
     module, leaf = path.rsplit("/", 1)
     for rules in passes:
