@@ -39,7 +39,7 @@ def success_table(body: Mapping[str, Any]) -> str:
     entries = by_method(body["summary"])
     dials = [d for d in DIALS if any(d in row for row in entries.values())]
     head = (
-        "| method | options | draws | "
+        "| method | options | draws a plan | "
         + " | ".join(f"{d} %" for d in dials)
         + " | ms a plan |\n"
         + "|---" * (len(dials) + 4)
@@ -56,7 +56,7 @@ def success_table(body: Mapping[str, Any]) -> str:
                 continue
             mark = "" if entry.get("p") is None or entry["p"] >= 0.01 else " *"
             cells.append(f"{100 * entry['success']:.1f} [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]{mark}")
-        ms = "" if first.get("ms") is None else f"{first['ms']:.2f}"
+        ms = ", ".join(f"{row[d]['ms']:.1f}" for d in dials if d in row and row[d].get("ms") is not None)
         drawn = ", ".join(f"{row[d]['draws']:.1f}" for d in dials if d in row)
         lines.append(f"| `{name}` | {main_option(first)} | {drawn} | " + " | ".join(cells) + f" | {ms} |")
     note = (
@@ -102,10 +102,11 @@ def section() -> str:
     parts = []
     one, matched, far = results("one"), results("matched"), results("distance")
     if one:
-        parts.append("One plan drawn per trial:\n\n" + success_table(one))
+        text = "What one call for one plan gives; only the default draws again what failed by its own account:"
+        parts.append(text + "\n\n" + success_table(one))
         parts += pictures("time", "share")
     if matched:
-        text = "The same clock for all: what a method finds infeasible or off the prior is drawn again while the default's time lasts:"
+        text = "The same clock for all: each draws again what fails by its own account, while the default's time for the cell lasts:"
         parts.append(text + "\n\n" + success_table(matched))
     if far:
         text = "Distance to the exact posterior, as a multiple of that of as many exact draws (energy distance, one instance at a time):"
