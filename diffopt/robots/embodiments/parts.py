@@ -65,19 +65,21 @@ _UR5E = (
 )
 
 ARMS: dict[str, Arm] = {
-    # Velocities: Franka Emika Panda data sheet. Home: MuJoCo Menagerie's panda.xml.
+    # Velocities: Franka Emika Panda data sheet (the same in moveit_resources, panda_moveit_config). Home: MuJoCo Menagerie's panda.xml.
     "panda": Arm(
         velocity=dict(zip(_PANDA, (2.175,) * 4 + (2.61,) * 3, strict=True)),
         home=dict(zip(_PANDA, (0.0, 0.0, 0.0, -1.57079, 0.0, 1.57079, -0.7853), strict=True)),
         turn=np.pi / 4,
     ),
-    # Velocities: 180 degrees/s in every joint, as commonly stated; not verified against the data sheet. Home: MuJoCo Menagerie's ur5e.xml.
+    # Velocities: 180 degrees/s in every joint, Universal Robots' ur_description (config/ur5e/joint_limits.yaml), which cites the UR5e user
+    # manual 5.8. Home: MuJoCo Menagerie's ur5e.xml.
     "ur5e": Arm(
         velocity=dict.fromkeys(_UR5E, np.pi),
         home=dict(zip(_UR5E, (-1.5708, -1.5708, 1.5708, -1.5708, -1.5708, 0.0), strict=True)),
         turn=-np.pi / 2,
     ),
-    # Velocities: 180 degrees/s in every joint, as commonly stated; not verified against the data sheet. Home: MuJoCo Menagerie's xarm7.xml.
+    # Velocities: 180 degrees/s in every joint, UFACTORY's user manual, 8.1 (xArm5/6/7, "maximum joint speed"). Home: MuJoCo Menagerie's
+    # xarm7.xml.
     "xarm7": Arm(
         velocity=dict.fromkeys(_XARM, np.pi),
         home=dict(zip(_XARM, (0.0, -0.247, 0.0, 0.909, 0.0, 1.15644, 0.0), strict=True)),
