@@ -35,7 +35,7 @@ JOINTS = {
 }
 SPEEDS = {
     "motion_limits": 3.0,
-    "torque_limits": 40.0,
+    "torque_limits": 15.0,
     "tracking": 2.5,
     "moving_collision": 2.0,
     "near_path": 1.0,
@@ -75,12 +75,12 @@ def over_joints(
 
 @partial(jax.jit, static_argnames="which")
 def over_motions(constraint: Any, plan: Any, home: jax.Array, which: tuple[int, int], x: jax.Array, y: jax.Array):
-    """`worst` over motions from `home` in which two joints keep the speeds x and y and the others rest."""
+    """`worst` over motions in which two joints have the speeds x and y, on top of `home`, where the joints rest or how they move."""
     i, j = which
     time = plan.dt * jnp.arange(1, plan.joints.shape[0] + 1)[:, None]
 
     def at(a: jax.Array, b: jax.Array) -> jax.Array:
-        joints = home + time * jnp.zeros_like(home).at[i].set(a).at[j].set(b)
+        joints = home + time * jnp.zeros(home.shape[-1]).at[i].set(a).at[j].set(b)
         return worst(constraint, plan, {"joints": joints})
 
     return jax.lax.map(lambda a: jax.vmap(lambda b: at(a, b))(y), x)
@@ -98,7 +98,7 @@ def draw(name: str, example: Any) -> None:
         seen = values(jnp.stack(jnp.meshgrid(x, y, indexing="ij"), axis=-1))
     elif np.ndim(aux["joints"]) == 2:
         robot, (i, j), most = constraint.robot, JOINTS.get(name, (0, 3)), SPEEDS[name]
-        home = other["joints"][0] if name == "moving_collision" else robot.home
+        home = {"moving_collision": other["joints"], "near_path": aux["joints"]}.get(name, robot.home)
         x = y = np.linspace(-most, most, RESOLUTION)
         labels = f"{robot.arm[i]} [rad/s]", f"{robot.arm[j]} [rad/s]"
         across = (jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))

@@ -333,6 +333,9 @@ def test_what_is_disconnected_or_weightless_is_said():
     lone = '<body name="shelf"><geom size=".1"/></body><body name="cube"'
     robot = Embodiment.from_mjcf(ARM.replace('<body name="cube"', lone), tool="palm")
     assert "left out, not connected with the tool: shelf, cube" in robot.notes
+    held = ARM.replace("<actuator>", '<equality><weld name="grip" body1="palm" body2="cube"/></equality><actuator>')
+    notes = Embodiment.from_mjcf(held, tool="palm").notes
+    assert "left out with them, equalities that bind the robot to them: grip" in notes
     massless = '<inertial pos="0 0 0" mass="0" diaginertia="0 0 0"/>'
     light = ARM.replace('<geom type="capsule" size=".05" fromto="0 0 0 0 0 .3"/>', massless)
     with pytest.raises(ValueError, match=r"Element name 'upper'.*a body with joints needs mass"):

@@ -39,7 +39,7 @@ class Verdict:
       reach_position, reach_rotation: from the planned wrist, or from the room about it, to the tool at the planned joints [m], [rad].
       limit: how far the worst joint is beyond its limits [rad].
       scene, itself: deepest penetration of the robot into the scene (of the arm into the object, too), and of the robot, hand
-        against hand left out, into itself [m].
+        against hand and pairs that always touch (`robot.contacts.always`) left out, into itself [m].
       cone, box: how far the tool is out of the worst of its orientation cones [rad] and workspace boxes [m]; negative within.
       loop: how far the worst closed chain of the robot is open [m or rad].
     """
@@ -158,11 +158,14 @@ class Judge:
         """Deepest penetration of the robot into the scene and into itself, of the contacts in `data`."""
         model, data = self.model, self.data
         hand, arm = self._bodies()
+        touching = {frozenset(model.body(name).id for name in pair) for pair in self.robot.contacts.always}
         scene = itself = 0.0
         for contact in data.contact[: data.ncon]:
             a, b = (int(model.geom_bodyid[g]) for g in contact.geom)
             mine = [x for x in (a, b) if x in hand or x in arm]
             depth = max(-float(contact.dist), 0.0)
+            if frozenset((a, b)) in touching:
+                continue
             if len(mine) == 2 and not (a in hand and b in hand):
                 itself = max(itself, depth)
             elif len(mine) == 1:

@@ -254,6 +254,8 @@ def _passive(
 
 def _near_closed(model: mujoco.MjModel, system: System, dofs: list[int]) -> np.ndarray:
     """The loops' Jacobian by some degrees of freedom at a posture near the reference where they are closed, in general position."""
+    if not dofs:
+        return np.zeros((0, 0))
     residual = jax.jit(system._open)
     columns = np.array([int(model.jnt_qposadr[model.dof_jntid[d]]) for d in dofs])
     qpos = np.array(model.qpos0)
@@ -266,7 +268,7 @@ def _near_closed(model: mujoco.MjModel, system: System, dofs: list[int]) -> np.n
 
 
 def _rank(J: np.ndarray) -> int:
-    return int(np.linalg.matrix_rank(J, tol=1e-3 * max(np.abs(J).max(initial=0.0), 1e-9)))
+    return 0 if not J.size else int(np.linalg.matrix_rank(J, tol=1e-3 * max(np.abs(J).max(initial=0.0), 1e-9)))
 
 
 def _driven(model: mujoco.MjModel) -> set[int]:

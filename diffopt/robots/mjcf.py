@@ -130,8 +130,12 @@ def tidy(spec: mujoco.MjSpec, tool: str, base: str | None, label: str) -> list[s
     others = [b for b in spec.worldbody.bodies if b.name != root.name]
     if others:
         notes.append(f"left out, not connected with the tool: {', '.join(b.name for b in others)}")
+    bound = {e.name for e in spec.equalities}
     for part in others:
         spec.delete(part)
+    freed = sorted(bound - {e.name for e in spec.equalities} - {""})
+    if freed:
+        notes.append(f"left out with them, equalities that bind the robot to them: {', '.join(freed)}")
     unbounded = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD)
     floors = [g for g in spec.worldbody.geoms if g.type in unbounded]
     if floors:
