@@ -38,7 +38,7 @@ SPEEDS = {
     "torque_limits": 15.0,
     "tracking": 2.5,
     "moving_collision": 2.0,
-    "near_path": 1.0,
+    "near_path": 0.3,
 }  # [rad/s]
 SPAN = {"contact_forces": 0.04, "reach": 0.006, "tolerant_reach": 0.1}  # to either side of the example [rad]
 
