@@ -1,7 +1,8 @@
 """Draws the zero sets of all constraints, for docs/constraints.md: `python -m benchmarks.constraint_plots [NAME ...]`.
 
-Each is drawn at its own example, over two joints of the arm (or over the plane, where it speaks about points): the worst row, less its
-tolerance, with the line where that is zero. `field` is the look-up of a mesh on a grid against the mesh itself.
+Each is drawn at its own example, over two joints of the arm (or over the plane, where it speaks about points; of motions over the speeds of
+two joints): the worst row, less its tolerance, with the line where that is zero. `field` is the look-up of a mesh on a grid against the
+mesh itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,16 @@ JOINTS = {
     "self_collision": (3, 5),
     "hand_penetration": (0, 3),
     "contact_forces": (0, 1),
+    "loop_closure": (0, 1),
+    "follower_limits": (0, 1),
 }
+SPEEDS = {
+    "motion_limits": 3.0,
+    "torque_limits": 15.0,
+    "tracking": 2.5,
+    "moving_collision": 2.0,
+    "near_path": 0.3,
+}  # [rad/s]
 SPAN = {"contact_forces": 0.04, "reach": 0.006, "tolerant_reach": 0.1}  # to either side of the example [rad]
 
 
@@ -63,16 +73,36 @@ def over_joints(
     return jax.lax.map(lambda a: jax.vmap(lambda b: at(a, b))(y), x)
 
 
+@partial(jax.jit, static_argnames="which")
+def over_motions(constraint: Any, plan: Any, home: jax.Array, which: tuple[int, int], x: jax.Array, y: jax.Array):
+    """`worst` over motions in which two joints have the speeds x and y, on top of `home`, where the joints rest or how they move."""
+    i, j = which
+    time = plan.dt * jnp.arange(1, plan.joints.shape[0] + 1)[:, None]
+
+    def at(a: jax.Array, b: jax.Array) -> jax.Array:
+        joints = home + time * jnp.zeros(home.shape[-1]).at[i].set(a).at[j].set(b)
+        return worst(constraint, plan, {"joints": joints})
+
+    return jax.lax.map(lambda a: jax.vmap(lambda b: at(a, b))(y), x)
+
+
 def draw(name: str, example: Any) -> None:
     """One picture, `<name>.png`."""
     import matplotlib.pyplot as plt
 
-    constraint, (plan, aux), _ = example(jax.random.key(0))
+    constraint, (plan, aux), (_, other) = example(jax.random.key(0))
     if isinstance(plan, Point):
         x = y = np.linspace(-0.5, 2.5, RESOLUTION)
         labels = "x", "y"
         values = jax.jit(jax.vmap(jax.vmap(lambda p: worst(constraint, Point(values=p), {}))))
         seen = values(jnp.stack(jnp.meshgrid(x, y, indexing="ij"), axis=-1))
+    elif np.ndim(aux["joints"]) == 2:
+        robot, (i, j), most = constraint.robot, JOINTS.get(name, (0, 3)), SPEEDS[name]
+        home = {"moving_collision": other["joints"], "near_path": aux["joints"]}.get(name, robot.home)
+        x = y = np.linspace(-most, most, RESOLUTION)
+        labels = f"{robot.arm[i]} [rad/s]", f"{robot.arm[j]} [rad/s]"
+        across = (jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
+        seen = over_motions(constraint, plan, home, (i, j), *across)
     else:
         robot = constraint.robot
         i, j = JOINTS.get(name, (0, 3))

@@ -59,7 +59,8 @@ def looked_at(request):
         if isinstance(constraint, JointsLinear):
 
             def stated(q):
-                return constraint.jacobian(good[0], good[1] | {"joints": q}, None)
+                rows, J = constraint.jacobian(good[0], good[1] | {"joints": q.reshape(shape)}, None)
+                return jnp.ravel(rows), J.reshape(-1, q.size)
 
             seen["stated"] = jax.vmap(stated)(postures)
         if isinstance(constraint, Windowed):

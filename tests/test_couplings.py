@@ -198,7 +198,8 @@ def test_couplings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match=r"joint 'rh_FFJ1' of 'hand' follows others .* leave it out of the hand"):
         path = embodiments.MODELS / "shadow.xml"
         Embodiment.from_mjcf(path, tool="rh_palm", hand=["rh_FFJ2", "rh_FFJ1"], name="hand")
-    loop = '<equality><connect name="loop" body1="b0" body2="b2" anchor="0 0 0"/></equality>'
-    assert couplings.unread(model(loop)) == (
-        "equality 'loop' (connect) is not seen: closed chains and spatial tendons are not solved",
-    )
+    rope = '<tendon><spatial name="rope"><site site="s"/><site site="t"/></spatial></tendon>'
+    spatial = rope + '<equality><tendon name="pull" tendon1="rope"/></equality>'
+    ends = '<body name="p"><site name="s"/></body><body name="q" pos="0 0 1"><site name="t"/></body></worldbody>'
+    held = mujoco.MjModel.from_xml_string(chain("range='-1 1'", spatial).replace("</worldbody>", ends))
+    assert couplings.unread(held) == ("equality 'pull' (tendon) is not seen: spatial tendons are not solved",)

@@ -1,17 +1,15 @@
 """Inverse dynamics against C MuJoCo, and the constraints of a motion that build on kinematics in time."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
 
-from diffopt.constraints import MovingCollision, Tracking, moved, torque_limits
+from diffopt.constraints import MovingCollision, moved, torque_limits
 from diffopt.geometry import Pose, shapes
 from diffopt.paths import ToolPath
-from diffopt.robots import embodiments, mjcf
+from diffopt.robots import embodiments, mjcf, sampling
 from diffopt.robots.dynamics import inertias, inverse_dynamics
 from diffopt.robots.embodiment import Embodiment
 
@@ -27,10 +25,39 @@ def motion(robot, seed):
     return q, *rng.normal(size=(2, len(robot.arm))) * [[1.5], [5.0]]
 
 
-@pytest.mark.parametrize("name", ["panda-gripper", "ur5e-gripper", "slider"])
-def test_inverse_dynamics_are_mujocos(name):
-    """Against `mj_rne` with rotor inertias, at random states, the base turned."""
-    robot = Embodiment.from_mjcf(SLIDER, tool="tool", hand=()) if name == "slider" else embodiments.load(name)
+def random_arm(seed):
+    """A chain of five random hinges and slides, with bodies off the axes and side branches without joints, as MJCF."""
+    rng = np.random.default_rng(seed)
+
+    def numbers(size, scale=0.2):
+        return " ".join(f"{v:.6f}" for v in scale * rng.normal(size=size))
+
+    xml, ends = "", ""
+    for i in range(5):
+        kind, turned = rng.choice(["hinge", "hinge", "slide"]), rng.normal(size=4)
+        xml += f'<body name="b{i}" pos="{numbers(3)}" quat="{" ".join(f"{v:.6f}" for v in turned)}">'
+        xml += f'<joint name="j{i}" type="{kind}" pos="{numbers(3, 0.05)}" axis="{numbers(3)}" range="-1.5 1.5" '
+        xml += f'armature="{rng.uniform(0, 0.1):.4f}"/><geom type="box" size=".02 .03 .05" pos="{numbers(3, 0.1)}" '
+        xml += f'mass="{rng.uniform(0.2, 2):.3f}"/>'
+        xml += f'<body name="side{i}" pos="{numbers(3)}"><geom type="sphere" size=".03" mass=".3"/></body>'
+        ends += "</body>"
+    return f'<mujoco model="random"><compiler angle="radian"/><worldbody>{xml}{ends}</worldbody></mujoco>'
+
+
+SHIPPED = ("panda-gripper", "ur5e-shadow", "xarm7-leap")
+REST = ("panda-barrett", "xarm7-allegro", "ur5e-barrett", "panda-allegro", "ur5e-gripper", "xarm7-shadow")
+
+
+@pytest.mark.parametrize(
+    "name", [*SHIPPED, "slider", 0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in (*REST, 2, 3, 4, 5))]
+)
+def test_inverse_dynamics_are_mujocos(name, monkeypatch):
+    """Against `mj_rne` with rotor inertias, at random states, the base turned; of shipped robots and random chains."""
+    monkeypatch.setattr(sampling, "_SAMPLES", 50 if isinstance(name, int) else sampling._SAMPLES)
+    if isinstance(name, int):
+        robot = Embodiment.from_mjcf(random_arm(name), tool="b4")
+    else:
+        robot = Embodiment.from_mjcf(SLIDER, tool="tool", hand=()) if name == "slider" else embodiments.load(name)
     turn = np.array([[1.0, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]])
     model = mjcf.read(robot.xml)[0].compile()
     model.opt.gravity = turn.T @ model.opt.gravity  # of a base that is turned, seen from the base
@@ -62,20 +89,6 @@ def test_torque_limits_are_the_files():
     np.testing.assert_allclose(inertias(robot).limit, [87, 87, 87, 87, 12, 12, 12])
     with pytest.raises(ValueError, match="rail, swing, roll"):
         torque_limits(Embodiment.from_mjcf(SLIDER, tool="tool", hand=()))
-
-
-def test_the_lag_is_that_of_a_servo():
-    """The closed form against small Euler steps of T q' = r - q along the ramps."""
-    robot = embodiments.load("panda-gripper")
-    rng = np.random.default_rng(0)
-    steps = np.asarray(robot.home) + np.cumsum(0.05 * rng.normal(size=(4, 7)), axis=0)
-    T, dt, fine = 0.06, 0.1, 20000
-    q = steps[0].copy()
-    for a, b in itertools.pairwise(steps):
-        for k in range(fine):
-            q += dt / fine * (a + (k + 0.5) / fine * (b - a) - q) / T
-    tracking = Tracking(robot=robot, past=jnp.asarray(steps[:3]), lag=T)
-    np.testing.assert_allclose(tracking.lags(jnp.asarray(steps), dt), steps[-1] - q, atol=1e-5)
 
 
 def test_moving_shapes_are_checked_where_they_are_then():

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffopt.robots import embodiments
 from diffopt.robots.embodiments import parts
@@ -59,7 +61,8 @@ def random_qpos(model, seed):
     return qpos
 
 
-@pytest.mark.parametrize("seed", range(12))
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6))
 def test_random_trees_agree_with_mujoco(seed):
     model = mujoco.MjModel.from_xml_string(random_tree(seed))
     kinematics = Kinematics.from_model(model)
@@ -71,7 +74,8 @@ def test_random_trees_agree_with_mujoco(seed):
         np.testing.assert_allclose(np.reshape(frames.rotation, (-1, 9)), data.xmat, atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6))
 def test_jacobians_agree_with_mujoco(seed):
     model = mujoco.MjModel.from_xml_string(random_tree(seed))
     kinematics = Kinematics.from_model(model)
@@ -86,7 +90,9 @@ def test_jacobians_agree_with_mujoco(seed):
         )
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "name", [n if n in SHIPPED else pytest.param(n, marks=pytest.mark.slow) for n in embodiments.names()]
+)
 def test_shipped_robots_agree_with_mujoco(name):
     robot = embodiments.load(name)
     model = mujoco.MjModel.from_xml_string(robot.xml)

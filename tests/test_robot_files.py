@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import diffopt
 from diffopt.robots import embodiments, sampling
 from diffopt.robots.embodiment import Embodiment
 
@@ -44,6 +45,19 @@ def test_robots_of_others_load_and_agree_with_mujoco(name):
     data.qpos[:] = robot.qpos(robot.home, hand)
     mujoco.mj_kinematics(model, data)
     np.testing.assert_allclose(robot.tool_pose(robot.home).position, data.body(robot.tool).xpos, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", THIRD_PARTY)
+def test_robots_of_others_solve(name):
+    """Poses by forward kinematics from random joints that satisfy all of the robot's constraints are found again."""
+    file = TEST_DATA / name
+    if not file.is_file():
+        pytest.skip(f"this build of MuJoCo MJX came without its test data: {file}")
+    robot = Embodiment.from_mjcf(file, tolerance=0.02, **THIRD_PARTY[name])
+    joints = robot.seeds[1:65]
+    found = diffopt.ik(robot, jax.vmap(robot.tool_pose)(joints))
+    assert np.asarray(found.solved).mean() >= 0.95
 
 
 def test_what_was_done_to_a_file_is_said():
@@ -198,7 +212,69 @@ def lab_arm() -> Embodiment:
     return Embodiment.from_mjcf(ARM, tool="palm")
 
 
-PIECES = ("0", "-1", "nan", "1e30", "shoulder", "", "mesh", "<", "ball", "free", '"', "joint", "body", "0 0 0")
+PIECES = (
+    "0",
+    "-1",
+    "nan",
+    "inf",
+    "1e30",
+    "1e-30",
+    "shoulder",
+    "",
+    "tet",
+    "<",
+    "ball",
+    "free",
+    "world",
+    "cube",
+    '"',
+    "joint",
+    "body",
+)
+PIECES += ("0 0 0", "0 0 0 0", "1 2", "1 -1", "slide", "palm", "finger", "plane", "hfield", "mesh")
+
+# everything that refers to something: meshes, defaults, pairs, tendons, couplings, a closed chain, motors, sensors, a keyframe
+RICH = """<mujoco model="arm">
+  <compiler angle="radian"/>
+  <default><joint damping="1"/><default class="f"><geom condim="4"/></default></default>
+  <asset><mesh name="tet" vertex="0 0 0 .1 0 0 0 .1 0 0 0 .1"/></asset>
+  <worldbody>
+    <geom name="floor" type="plane" size="1 1 .1"/>
+    <body name="base">
+      <geom name="g0" type="cylinder" size=".1 .1"/>
+      <body name="upper" pos="0 0 .3">
+        <joint name="shoulder" axis="0 1 0" range="-2 2"/>
+        <geom name="g1" type="capsule" size=".05" fromto="0 0 0 0 0 .3"/>
+        <body name="palm" pos="0 0 .4">
+          <joint name="wrist" axis="1 0 0"/>
+          <geom name="g2" type="mesh" mesh="tet"/>
+          <body name="finger" pos="0 0 .1" childclass="f">
+            <joint name="bend" axis="1 0 0" range="0 1"/>
+            <geom name="g3" type="sphere" size=".02"/>
+            <site name="s1" pos="0 0 .02"/>
+          </body>
+          <body name="thumb" pos="0 .1 .1">
+            <joint name="close" axis="1 0 0" range="-1 1"/>
+            <geom name="g4" type="ellipsoid" size=".02 .01 .03"/>
+            <body name="tip" pos="0 0 .05">
+              <joint name="end" type="slide" axis="0 0 1" range="0 .02"/>
+              <geom name="g5" type="box" size=".01 .01 .01"/>
+              <site name="s2" pos="0 -.1 -.03"/>
+            </body>
+          </body>
+        </body>
+      </body>
+    </body>
+    <body name="cube" pos="1 0 0"><freejoint/><geom type="box" size=".1 .1 .1"/></body>
+  </worldbody>
+  <contact><exclude body1="base" body2="palm"/><pair geom1="g3" geom2="g4"/></contact>
+  <tendon><fixed name="t"><joint joint="bend" coef="1"/><joint joint="close" coef="-1"/></fixed></tendon>
+  <equality><joint joint1="close" joint2="bend" polycoef="0 1 0 0 0"/>
+    <connect name="c" body1="finger" body2="tip" anchor="0 .1 0"/></equality>
+  <actuator><position name="servo" joint="wrist" kp="10" ctrlrange="-1 1" forcerange="-3 3"/><motor tendon="t"/></actuator>
+  <sensor><jointpos joint="wrist"/></sensor>
+  <keyframe><key name="home" qpos=".5 .25 .1 .1 .01 1 0 0 1 0 0 0"/></keyframe>
+</mujoco>"""
 
 
 URDF = """<robot name="arm">
@@ -234,17 +310,35 @@ def damaged(draw, xml: str) -> str:
     return xml
 
 
-@pytest.mark.parametrize("kind", ["mjcf", "urdf"])
+@pytest.mark.parametrize("kind", ["mjcf", "urdf", pytest.param("rich", marks=pytest.mark.slow)])
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(data=st.data())
 def test_damaged_files_load_or_are_refused_in_words(kind, data):
-    source, read = (ARM, Embodiment.from_mjcf) if kind == "mjcf" else (URDF, Embodiment.from_urdf)
+    source = {"mjcf": ARM, "rich": RICH, "urdf": URDF}[kind]
+    read = Embodiment.from_urdf if kind == "urdf" else Embodiment.from_mjcf
     xml = data.draw(damaged(source))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "_SAMPLES", 20)
         try:
             robot = read(xml, tool="palm")
         except (ValueError, KeyError) as error:
-            assert len(str(error)) > 20 and "\n" not in str(error.args[0])
+            said = str(error.args[0])
+            assert len(said) > 20 and "\n" not in said and ";" in said  # what, and after it the remedy
         else:
             assert np.all(np.isfinite(robot.qpos(robot.home))) and robot.describe()
+            assert np.isfinite(robot.seeds).all() and np.isfinite(robot.spheres.radii).all()
+
+
+def test_what_is_disconnected_or_weightless_is_said():
+    lone = '<body name="shelf"><geom size=".1"/></body><body name="cube"'
+    robot = Embodiment.from_mjcf(ARM.replace('<body name="cube"', lone), tool="palm")
+    assert "left out, not connected with the tool: shelf, cube" in robot.notes
+    held = ARM.replace("<actuator>", '<equality><weld name="grip" body1="palm" body2="cube"/></equality><actuator>')
+    notes = Embodiment.from_mjcf(held, tool="palm").notes
+    assert "left out with them, equalities that bind the robot to them: grip" in notes
+    massless = '<inertial pos="0 0 0" mass="0" diaginertia="0 0 0"/>'
+    light = ARM.replace('<geom type="capsule" size=".05" fromto="0 0 0 0 0 .3"/>', massless)
+    with pytest.raises(ValueError, match=r"Element name 'upper'.*a body with joints needs mass"):
+        Embodiment.from_mjcf(light, tool="palm")
+    with pytest.raises(KeyError, match=r"no body 'hand' in XML string; it has: world, base, upper, palm, finger, cube"):
+        Embodiment.from_mjcf(ARM, tool="hand")

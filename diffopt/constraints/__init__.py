@@ -18,13 +18,16 @@ from diffopt.constraints.check import FromCheck, from_check
 from diffopt.constraints.collision import SceneCollision
 from diffopt.constraints.contact_forces import ContactForces
 from diffopt.constraints.field_collision import FieldCollision
+from diffopt.constraints.follower_limits import FollowerLimits
 from diffopt.constraints.function import from_residual
 from diffopt.constraints.hand_penetration import HandPenetration
 from diffopt.constraints.joint_limits import JointLimits
 from diffopt.constraints.later import Later, later
+from diffopt.constraints.loop_closure import LoopClosure
 from diffopt.constraints.manipulability import Manipulability
 from diffopt.constraints.motion_limits import MotionLimits, acceleration_limits, jerk_limits, velocity_limits
 from diffopt.constraints.moving_collision import MovingCollision, moved
+from diffopt.constraints.near_path import NearPath
 from diffopt.constraints.orientation_cone import OrientationCone
 from diffopt.constraints.overlap import Overlap
 from diffopt.constraints.reach import Reach
@@ -46,6 +49,7 @@ __all__ = [
     "ConstraintSet",
     "ContactForces",
     "FieldCollision",
+    "FollowerLimits",
     "FromCheck",
     "HandPenetration",
     "HasAuxiliary",
@@ -55,9 +59,11 @@ __all__ = [
     "JointsRealised",
     "Labelled",
     "Later",
+    "LoopClosure",
     "Manipulability",
     "MotionLimits",
     "MovingCollision",
+    "NearPath",
     "OrientationCone",
     "Overlap",
     "Reach",

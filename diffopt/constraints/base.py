@@ -108,7 +108,8 @@ class JointsLinear(Protocol):
     """A constraint that knows its Jacobian by the joints better than automatic differentiation does."""
 
     def jacobian(self, plan: Any, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m J"]]:
-        """The residual of the realised plan, and its derivative by aux["joints"] where the plan moves along with them."""
+        """The residual of the realised plan, and its derivative by aux["joints"] where the plan moves along with them; of a path, by the
+        joints of all knots, (..., H, A)."""
         ...
 
 

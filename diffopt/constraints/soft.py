@@ -74,7 +74,8 @@ class SoftenedJoints(Softened):
         rows, J = self.base.jacobian(plan, aux, context)
         paid = _paid(self.base, self.weight, rows)
         active = rows > 0 if self.base.kind == "ineq" else jnp.ones(rows.shape, bool)
-        return paid, jnp.sqrt(self.weight) * jnp.where(active[:, None], J, 0.0)
+        active = active.reshape(*rows.shape, *(1,) * (J.ndim - rows.ndim))
+        return paid, jnp.sqrt(self.weight) * jnp.where(active, J, 0.0)
 
 
 def soft(constraint: Constraint, weight: float | Float[Array, ""]) -> Constraint:

@@ -7,7 +7,7 @@ mass and inertia. Whatever else cannot collide is refused, by name: nothing pass
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,15 +17,22 @@ if TYPE_CHECKING:
     import mujoco
 
 SIDES = 12
+MOST_PAIRS = 20_000  # of geoms that may meet: MJX looks at every pair in every step
 
 
 def translate(spec: mujoco.MjSpec, model: mujoco.MjModel) -> mujoco.MjModel:
     """The compiled scene for MJX; `model` itself, which is the compiled `spec`, if it needs no change.
 
-    Raises ValueError when geoms may meet that MJX cannot collide.
+    Raises ValueError when geoms may meet that MJX cannot collide, or more of them than `MOST_PAIRS` pairs.
     """
     import mujoco
 
+    count = pairs(model)
+    if count > MOST_PAIRS:
+        raise ValueError(
+            f"in this scene {count} pairs of geoms may meet, and MJX looks at all of them in every step; at most {MOST_PAIRS} are "
+            "taken: thin out point clouds and meshes that are not convex (one geom per point or face), or run engine=c"
+        )
     if not unsupported(model):
         return model
     own = spec.copy()
@@ -39,10 +46,8 @@ def translate(spec: mujoco.MjSpec, model: mujoco.MjModel) -> mujoco.MjModel:
     out = own.compile()
     left = unsupported(out)
     if left:
-        pairs = ", ".join(f"{_geom(out, a)} with {_geom(out, b)}" for a, b in left[:3])
-        raise ValueError(
-            f"MJX cannot collide {pairs} ({len(left)} such pairs); give them other shapes, or run engine=c"
-        )
+        some = ", ".join(f"{_geom(out, a)} with {_geom(out, b)}" for a, b in left[:3])
+        raise ValueError(f"MJX cannot collide {some} ({len(left)} such pairs); give them other shapes, or run engine=c")
     return out
 
 
@@ -52,6 +57,14 @@ def prism(radius: float, half_length: float) -> Float[np.ndarray, "V 3"]:
     outer = radius * np.sqrt(2 * np.pi / (SIDES * np.sin(2 * np.pi / SIDES)))
     ring = outer * np.stack([np.cos(angle), np.sin(angle)], 1)
     return np.concatenate([np.insert(ring, 2, z, axis=1) for z in (-half_length, half_length)])
+
+
+def pairs(model: mujoco.MjModel) -> int:
+    """How many pairs of geoms may meet: by their masks, and not fixed to each other."""
+    fixed_to = model.body_weldid[model.geom_bodyid]
+    con, aff = model.geom_contype, model.geom_conaffinity
+    wanted = (con[:, None] & aff[None]) | (con[None] & aff[:, None])
+    return int(np.triu((wanted != 0) & (fixed_to[:, None] != fixed_to[None]), 1).sum())
 
 
 def unsupported(model: mujoco.MjModel) -> list[tuple[int, int]]:
@@ -67,8 +80,8 @@ def unsupported(model: mujoco.MjModel) -> list[tuple[int, int]]:
     ]  # MuJoCo leaves out parent and child, unless the parent is the world
     excluded = {int(s) for s in model.exclude_signature}
     out = []
-    for a, b in combinations(range(model.ngeom), 2):
-        if not ((round_[a] and flat[b]) or (flat[a] and round_[b])) or fixed_to[a] == fixed_to[b]:
+    for a, b in (sorted(p) for p in product(np.flatnonzero(round_).tolist(), np.flatnonzero(flat).tolist())):
+        if fixed_to[a] == fixed_to[b]:
             continue
         family = fixed_to[a] and fixed_to[b] and (above[a] == fixed_to[b] or above[b] == fixed_to[a])
         wanted = (model.geom_contype[a] & model.geom_conaffinity[b]) | (

@@ -8,15 +8,15 @@ when
     (r + e)^2 >= r^2 + ((h - e) / (n - 1))^2.
 
 A box is cut into equal cells, each in its circumscribed sphere; a cylinder into equal slices, and each slice's disc covered by the
-best known 1, 3, 4 or 7 equal discs. A mesh is covered by spheres of several sizes (see `meshes`); any other geom (ellipsoid, flat
-mesh) as the box around it.
+best known 1, 3, 4 or 7 equal discs. A mesh is covered by spheres of several sizes (see `meshes`), an ellipsoid as a polytope around it, a
+flat mesh as the box around it.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,6 +125,8 @@ def cover_geom(model: mujoco.MjModel, geom: int, tolerance: float, most: int = M
         return cover_cylinder(size[0], size[1], tolerance, most)
     if kind == mujoco.mjtGeom.mjGEOM_BOX:
         return cover_box(size, tolerance, most)
+    if kind == mujoco.mjtGeom.mjGEOM_ELLIPSOID:
+        return cover_ellipsoid(size, tolerance, most)
     if kind == mujoco.mjtGeom.mjGEOM_MESH:
         first, count = model.mesh_vertadr[model.geom_dataid[geom]], model.mesh_vertnum[model.geom_dataid[geom]]
         cover = cover_mesh(model.mesh_vert[first : first + count], tolerance, most)
@@ -179,6 +181,29 @@ def cover_cylinder(radius: float, half: float, tolerance: float, most: int = MOS
     z = (np.arange(n) + 0.5) * (2 * half / n) - half
     grid = [np.array([*xy, level]) for level in z for xy in disc]
     return np.stack(grid), float(reach) * (1 + 1e-6), float(e)
+
+
+def cover_ellipsoid(axes, tolerance: float, most: int = MOST) -> Cover:
+    """Spheres that cover an ellipsoid with these semi-axes [m]: those of a polytope around it, by which it is the less exact."""
+    axes = np.asarray(axes, float)
+    corners, further = _around_a_ball()
+    spare = (further - 1) * float(axes.max())
+    cover = cover_mesh(corners * axes, max(tolerance - spare, 0.25 * tolerance), most)
+    centers, radius, overshoot = cover_box(axes, tolerance, most) if cover is None else cover
+    return centers, radius, overshoot + spare
+
+
+@cache
+def _around_a_ball() -> tuple[np.ndarray, float]:
+    """Corners of a polytope that holds the unit ball, all equally far from its middle; and how far."""
+    from scipy.spatial import ConvexHull
+
+    n = 160
+    z = 1 - (2 * np.arange(n) + 1) / n
+    around = np.pi * (3 - np.sqrt(5)) * np.arange(n)  # the golden angle
+    points = np.stack([np.sqrt(1 - z**2) * np.cos(around), np.sqrt(1 - z**2) * np.sin(around), z], axis=1)
+    further = 1 / float(np.min(-ConvexHull(points).equations[:, 3]))
+    return points * further, further
 
 
 def cover_box(half, tolerance: float, most: int = MOST) -> Cover:

@@ -11,7 +11,8 @@ with r the model's reference positions (MuJoCo's `qpos0`). They are read from th
 - a fixed tendon with a motor over joints that have none (underactuated fingers). Where these joints are is then decided by what they
   touch; in free motion against equal resistance they move as q_i - r_i = (k_i / k_0) (q_0 - r_0), and this is what is assumed.
 
-Closed chains (`connect`, `weld`) and spatial tendons are not solved; `unread` names them.
+Joints that follow because a chain is closed (`connect`, `weld`) are found by `loops`, and stand among the couplings. Spatial tendons are
+not solved; `unread` names them.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def from_model(model: mujoco.MjModel, *, tendons: bool = True) -> tuple[Coupling
 
     for e in range(model.neq):
         kind, one, two = model.eq_type[e], int(model.eq_obj1id[e]), int(model.eq_obj2id[e])
-        origin, poly = _title(model, e), np.array(model.eq_data[e, :5])
+        origin, poly = title(model, e), np.array(model.eq_data[e, :5])
         if not model.eq_active0[e]:
             continue
         if kind == mujoco.mjtEq.mjEQ_JOINT:
@@ -111,38 +112,67 @@ def from_model(model: mujoco.MjModel, *, tendons: bool = True) -> tuple[Coupling
                 share = weights[joint] / weights[lead]
                 origin = f"tendon {model.tendon(tendon).name!r} of actuator {model.actuator(actuator).name!r} (assumed)"
                 bind([joint], {joint: 1.0, lead: -share}, {}, [0.0] * 5, origin)
-    return _ordered(found)
+    return ordered(tuple(found[j] for j in sorted(found)))
 
 
 def unread(model: mujoco.MjModel) -> tuple[str, ...]:
     """The constraints of a model that are no couplings of joints, in words."""
     import mujoco
 
-    joint, tendon = mujoco.mjtEq.mjEQ_JOINT, mujoco.mjtEq.mjEQ_TENDON
+    tendon = mujoco.mjtEq.mjEQ_TENDON
+    kinds = mujoco.mjtEq.mjEQ_JOINT, mujoco.mjtEq.mjEQ_CONNECT, mujoco.mjtEq.mjEQ_WELD
+    read = [int(kind) for kind in kinds]
     out = []
     for e in range(model.neq):
         ends = [i for i in (int(model.eq_obj1id[e]), int(model.eq_obj2id[e])) if i >= 0]
         if not model.eq_active0[e]:
-            out.append(f"{_title(model, e)} is switched off in the file, and is not applied")
-        elif model.eq_type[e] != joint and not (model.eq_type[e] == tendon and all(_fixed(model, i) for i in ends)):
-            out.append(f"{_title(model, e)} is not seen: closed chains and spatial tendons are not solved")
+            out.append(f"{title(model, e)} is switched off in the file, and is not applied")
+        elif int(model.eq_type[e]) not in read and not (
+            model.eq_type[e] == tendon and all(_fixed(model, i) for i in ends)
+        ):
+            out.append(f"{title(model, e)} is not seen: spatial tendons are not solved")
     return tuple(out)
 
 
 def complete(couplings: tuple[Coupling, ...], qpos: Any) -> Any:
-    """Generalised positions (..., nq) with the followers where they belong; NumPy in, NumPy out."""
+    """Generalised positions (..., nq) with the followers where they belong; NumPy in, NumPy out (of loops in single precision)."""
     xp: Any = np if isinstance(qpos, np.ndarray) else jnp
     for level in _levels(couplings):
+        if not isinstance(level[0], Coupling):
+            qpos = _closed(level, qpos)
+            continue
         x, P = _weighted(level, "argument", qpos), np.array([c.polynomial for c in level], qpos.dtype)
         value = P[:, 4]
         for k in (3, 2, 1, 0):
             value = value * x + P[:, k]
         start = np.array([c.reference for c in level], qpos.dtype)
         value = xp.broadcast_to(start + _weighted(level, "linear", qpos) + value, (*qpos.shape[:-1], len(level)))
-        source = np.arange(qpos.shape[-1])
-        source[[c.index for c in level]] = qpos.shape[-1] + np.arange(len(level))
-        qpos = xp.concatenate([qpos, value.astype(qpos.dtype)], axis=-1)[..., source]
+        qpos = _put(qpos, [c.index for c in level], value)
     return qpos
+
+
+def _closed(level: list[Any], qpos: Any) -> Any:
+    """With the joints of closed chains where they close them."""
+    for system in dict.fromkeys(c.system for c in level):
+        traced: Any = jnp.vectorize(system.solve, signature="(n)->(k)")
+        value = system.host(qpos)[0] if isinstance(qpos, np.ndarray) else traced(qpos)
+        qpos = _put(qpos, list(system.passive), value)
+    return qpos
+
+
+def _put(qpos: Any, index: list[int], value: Any) -> Any:
+    xp: Any = np if isinstance(qpos, np.ndarray) else jnp
+    source = np.arange(qpos.shape[-1])
+    source[index] = qpos.shape[-1] + np.arange(len(index))
+    return xp.concatenate([qpos, value.astype(qpos.dtype)], axis=-1)[..., source]
+
+
+def closed(couplings: tuple[Any, ...], postures: np.ndarray, tolerance: float = 1e-4) -> np.ndarray:
+    """Whether all closed chains among the couplings can be closed at postures (..., nq)."""
+    out = np.ones(postures.shape[:-1], bool)
+    for system in dict.fromkeys(c.system for c in couplings if not isinstance(c, Coupling)):
+        out &= system.host(postures)[1] < tolerance
+    return out
 
 
 def roots(couplings: tuple[Coupling, ...], index: int) -> frozenset[int]:
@@ -170,9 +200,12 @@ def narrowed(
     low, high, by = *own, []
     for coupling in couplings:
         below, above = limits[coupling.index]
-        if roots(couplings, coupling.index) != {index} or not np.isfinite([below, above]).any():
+        loop = any(not isinstance(c, Coupling) for c in _above(couplings, coupling.index))
+        if roots(couplings, coupling.index) != {index} or not (loop or np.isfinite([below, above]).any()):
             continue
-        if all(c.affine for c in _above(couplings, coupling.index)):
+        if loop:
+            ends = _reached(couplings, qpos0, index, (low, high), coupling.index, (below, above))
+        elif all(c.affine for c in _above(couplings, coupling.index)):
             at = _along(couplings, qpos0, index, np.array([0.0, 1.0]))[:, coupling.index]
             slope = at[1] - at[0]
             if slope == 0:
@@ -194,6 +227,35 @@ def narrowed(
                 "correct the coupling or the limits"
             )
     return (low, high), tuple(by)
+
+
+def _reached(
+    couplings: tuple[Coupling, ...],
+    qpos0: np.ndarray,
+    index: int,
+    own: tuple[float, float],
+    follower: int,
+    limits: tuple[float, float],
+) -> list[float]:
+    """The part of the range around the reference in which closed chains stay closed and a follower within its limits."""
+    low, high = (v if np.isfinite(v) else turn for v, turn in zip(own, (-np.pi, np.pi), strict=True))
+    grid = np.linspace(low, high, 2001)
+    postures = np.tile(np.asarray(qpos0, float), (len(grid), 1))
+    postures[:, index] = grid
+    at = complete(couplings, postures)
+    good = closed(couplings, at) & (at[:, follower] >= limits[0] - 1e-5) & (at[:, follower] <= limits[1] + 1e-5)
+    start = int(np.argmin(np.abs(grid - np.clip(qpos0[index], low, high))))
+    if good.all():
+        return list(own)
+    if not good[start]:
+        good_ones = np.flatnonzero(good)
+        if not len(good_ones):
+            return [np.inf, -np.inf]
+        start = int(good_ones[np.argmin(np.abs(good_ones - start))])
+    bad = np.flatnonzero(~good)
+    first = bad[bad < start].max(initial=-1) + 1
+    last = bad[bad > start].min(initial=len(grid)) - 1
+    return [float(grid[first]), float(grid[last])]
 
 
 def _along(couplings: tuple[Coupling, ...], qpos0: np.ndarray, index: int, values: np.ndarray) -> np.ndarray:
@@ -223,14 +285,15 @@ def _levels(couplings: tuple[Coupling, ...]) -> list[list[Coupling]]:
     """Runs of couplings that do not follow each other."""
     levels: list[list[Coupling]] = []
     for coupling in couplings:
-        if not levels or coupling.inputs & {c.index for c in levels[-1]}:
+        if not levels or type(levels[-1][0]) is not type(coupling) or coupling.inputs & {c.index for c in levels[-1]}:
             levels.append([])
         levels[-1].append(coupling)
     return levels
 
 
-def _ordered(found: dict[int, Coupling]) -> tuple[Coupling, ...]:
-    left, out = [found[j] for j in sorted(found)], []
+def ordered(found: tuple[Coupling, ...]) -> tuple[Coupling, ...]:
+    """The same, each after those that it follows."""
+    left, out = list(found), []
     while left:
         waiting = {c.index for c in left}
         ready = [c for c in left if not c.inputs & waiting]
@@ -265,7 +328,7 @@ def _reference(model: mujoco.MjModel, joint: int) -> float:
     return float(model.qpos0[model.jnt_qposadr[joint]])
 
 
-def _title(model: mujoco.MjModel, equality: int) -> str:
+def title(model: mujoco.MjModel, equality: int) -> str:
     import mujoco
 
     kind = mujoco.mjtEq(int(model.eq_type[equality])).name.removeprefix("mjEQ_").lower()

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffopt.robots.couplings import Coupling, Term
 from diffopt.robots.kinematics import Kinematics
+from diffopt.robots.loops import Closed
 
 if TYPE_CHECKING:
     from diffopt.robots.embodiment import Embodiment
@@ -66,9 +67,12 @@ def table(robot: Embodiment) -> str:
     return "\n".join(lines + [f"note: {note}" for note in robot.notes])
 
 
-def text(kinematics: Kinematics, coupling: Coupling) -> str:
+def text(kinematics: Kinematics, coupling: Coupling | Closed) -> str:
     """One coupling as a formula."""
     names = {joint.qpos: joint.name for joint in kinematics.joints}
+    if isinstance(coupling, Closed):
+        lead = ", ".join(names[i] for i in coupling.system.inputs) or "nothing"
+        return f"{coupling.joint} follows {lead}, to close {coupling.origin}"
 
     def term(entry: Term) -> str:
         index, weight, reference = entry

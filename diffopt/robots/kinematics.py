@@ -17,7 +17,7 @@ in the world, quaternions w x y z.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -107,6 +107,8 @@ class Kinematics:
         Args:
           tendons: whether joints that share a motor through a fixed tendon are taken to move together.
         """
+        from diffopt.robots import loops
+
         bodies = []
         lower, upper = np.full(model.nq, -np.inf), np.full(model.nq, np.inf)
         for b in range(model.nbody):
@@ -136,15 +138,16 @@ class Kinematics:
                     joints=tuple(joints),
                 )
             )
-        return Kinematics(
+        tree = Kinematics(
             bodies=tuple(bodies),
             nq=int(model.nq),
             nv=int(model.nv),
             lower=_floats(lower),
             upper=_floats(upper),
             qpos0=_floats(model.qpos0),
-            couplings=_couplings.from_model(model, tendons=tendons),
         )
+        read = _couplings.from_model(model, tendons=tendons)
+        return replace(tree, couplings=_couplings.ordered((*read, *loops.from_model(model, tree, read))))
 
     @property
     def body_names(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from diffopt.geometry import Pose
+from diffopt.robots.balls import to_hinges
 
 if TYPE_CHECKING:
     import mujoco
@@ -81,13 +82,24 @@ _REMEDIES = {
     "Error opening file": "put the file there, or correct its path",
     "invalid size": "sizes are positive",
     "range[0]": "a range is two numbers, the smaller first",
+    "Schema violation": "take it out, or put it where MuJoCo's XML reference has it",
+    "bad format in attribute": "numbers, or one of its keywords, are expected there",
+    "does not have enough data": "give as many numbers as the attribute takes",
+    "missing element": "add it, or take out what needs it",
+    "repeated element": "leave one of them",
+    "required attribute missing": "give it",
+    "not found": "name one that there is, or take the reference out",
+    "must be positive": "sizes are positive",
+    "valid meshid": "say which mesh it is, mesh=...",
+    "geometry specification not found": "give the shape a box, sphere, cylinder or mesh",
 }
 
 
 def in_words(error: ValueError) -> str:
     """MuJoCo's message on one line, with what to do about it where that is known."""
     said = " ".join(str(error).split())
-    return "; ".join([said, *(remedy for sign, remedy in _REMEDIES.items() if sign in said)])
+    remedies = [remedy for sign, remedy in _REMEDIES.items() if sign in said]
+    return "; ".join([said, *(dict.fromkeys(remedies) or ["correct the file there"])])
 
 
 def tidy(spec: mujoco.MjSpec, tool: str, base: str | None, label: str) -> list[str]:
@@ -118,8 +130,12 @@ def tidy(spec: mujoco.MjSpec, tool: str, base: str | None, label: str) -> list[s
     others = [b for b in spec.worldbody.bodies if b.name != root.name]
     if others:
         notes.append(f"left out, not connected with the tool: {', '.join(b.name for b in others)}")
+    bound = {e.name for e in spec.equalities}
     for part in others:
         spec.delete(part)
+    freed = sorted(bound - {e.name for e in spec.equalities} - {""})
+    if freed:
+        notes.append(f"left out with them, equalities that bind the robot to them: {', '.join(freed)}")
     unbounded = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD)
     floors = [g for g in spec.worldbody.geoms if g.type in unbounded]
     if floors:
@@ -139,6 +155,7 @@ def tidy(spec: mujoco.MjSpec, tool: str, base: str | None, label: str) -> list[s
         spec.delete(pair)
     for key in list(spec.keys):
         spec.delete(key)
+    notes += to_hinges(spec)
     named &= {e.name for e in (*spec.bodies, *spec.joints)}
     return [*([f"named here, without a name in the file: {', '.join(sorted(named))}"] if named else []), *notes]
 

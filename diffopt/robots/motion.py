@@ -107,22 +107,26 @@ def follow(
       steps: per knot.
       damping: lambda [m, rad].
     """
-    tool = robot.kinematics.body(robot.tool)
-    inverse = robot.base.inverse()
 
     def knot(q: Float[Array, "A"], wanted: Pose) -> tuple[Float[Array, "A"], Float[Array, "A"]]:
-        goal, before = inverse @ wanted, q
+        before = q
         for _ in range(steps):
-            frames = robot.frames(q, only=(tool,))
-            position, rotation = frames.position[tool], frames.rotation[tool]
-            turning, moving = screws_of(robot, frames, tool)
-            J = jnp.concatenate([moving + jnp.cross(turning, position), turning], axis=1).T
-            error = jnp.concatenate([goal.position - position, rotation @ rotation_vector(rotation.T @ goal.rotation)])
-            q = q + J.T @ jnp.linalg.solve(J @ J.T + damping**2 * jnp.eye(6), error)
+            q = q + resolved(robot, q, wanted, damping)
             q = jnp.clip(jnp.clip(q, before - longest, before + longest), robot.lower, robot.upper)
         return q, q
 
     return jax.lax.scan(knot, joints, path)[1]
+
+
+def resolved(robot: Embodiment, joints: Float[Array, "A"], wanted: Pose, damping: Any = 0.05) -> Float[Array, "A"]:
+    """The damped least-squares step dq of `follow` from one posture towards T_world_tool = `wanted` [rad]."""
+    tool, goal = robot.kinematics.body(robot.tool), robot.base.inverse() @ wanted
+    frames = robot.frames(joints, only=(tool,))
+    position, rotation = frames.position[tool], frames.rotation[tool]
+    turning, moving = screws_of(robot, frames, tool)
+    J = jnp.concatenate([moving + jnp.cross(turning, position), turning], axis=1).T
+    error = jnp.concatenate([goal.position - position, rotation @ rotation_vector(rotation.T @ goal.rotation)])
+    return J.T @ jnp.linalg.solve(J @ J.T + damping**2 * jnp.eye(6), error)
 
 
 def _joints(robot: Embodiment) -> list[Joint]:

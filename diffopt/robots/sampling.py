@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffopt.robots.bodies import Spheres
-from diffopt.robots.couplings import Coupling, complete, roots
+from diffopt.robots.couplings import Coupling, closed, complete, roots
 
 if TYPE_CHECKING:
     import mujoco
@@ -85,7 +85,7 @@ def contacts(
     reach = {b: np.max(np.linalg.norm(placed[0, body == b] - middle[b][0], axis=-1) + radius[body == b]) for b in used}
     excluded = {frozenset(divmod(int(s), 65536)) for s in model.exclude_signature}
     pairs, always = [], []
-    clear = np.ones(_SAMPLES, bool)
+    clear = closed(couplings, postures)
     weld = model.body_weldid
     for a, b in itertools.combinations(used, 2):
         linked = (

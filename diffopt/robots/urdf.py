@@ -37,7 +37,7 @@ def read(source: str | pathlib.Path, packages: Packages) -> tuple[mujoco.MjSpec,
     try:
         robot = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise ValueError(f"{label}: no well-formed XML: {error}") from error
+        raise ValueError(f"{label}: no well-formed XML: {error}; close every tag, and quote every value") from error
     if robot.tag != "robot":
         raise ValueError(
             f"{label}: the outermost element is <{robot.tag}>, not <robot>; read MJCF with Embodiment.from_mjcf"
@@ -73,7 +73,7 @@ def _text(source: str | pathlib.Path) -> tuple[str, pathlib.Path, str]:
     try:
         return path.read_text(encoding="utf-8"), path.resolve().parent, str(source)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: no text in UTF-8: {error}") from error
+        raise ValueError(f"{source}: no text in UTF-8: {error}; save it in UTF-8") from error
 
 
 def _check_tree(robot: ElementTree.Element, label: str) -> None:

@@ -37,9 +37,10 @@ def by_joints(
         rows, blocks = k.blocks(plan, rate, aux, context)
         return jnp.ravel(scaled(rows)), [_window(0, blocks[:, :, None], scaled)]
     joints = aux["joints"]
-    if isinstance(k, JointsLinear) and joints.ndim == 1:
+    if isinstance(k, JointsLinear):
         rows, J = k.jacobian(plan, aux, context)
-        return scaled(rows), [scaled(J.T)]
+        columns = scaled(jnp.moveaxis(J.reshape(*rows.shape, joints.size), -1, 0))
+        return jnp.ravel(scaled(rows)), [columns.reshape(joints.size, -1)]
 
     def residual(plan: Any, joints: Array) -> Float[Array, "m"]:
         return jnp.ravel(scaled(k.residual(plan, aux | {"joints": joints}, context)))

@@ -43,6 +43,7 @@ class Hand:
       rotation, position: T_mount_tool, or T_mount_stem [m].
       stem: model that comes between the arm and the hand, which hangs on its body `stem_end`.
       home: posture [rad, m] where it is not zero; the stem's joints too.
+      velocity: rated velocities of the stem's joints [rad/s], which are the arm's.
       tolerance: of its collision spheres [m].
       turns: by arm, turn about the flange's z [rad] instead of the arm's own.
     """
@@ -53,6 +54,7 @@ class Hand:
     stem: str = ""
     stem_end: str = ""
     home: Mapping[str, float] = field(default_factory=dict)
+    velocity: Mapping[str, float] = field(default_factory=dict)
     tolerance: float = 0.005
     turns: Mapping[str, float] = field(default_factory=dict)
 
@@ -65,19 +67,21 @@ _UR5E = (
 )
 
 ARMS: dict[str, Arm] = {
-    # Velocities: Franka Emika Panda data sheet. Home: MuJoCo Menagerie's panda.xml.
+    # Velocities: Franka Emika Panda data sheet (the same in moveit_resources, panda_moveit_config). Home: MuJoCo Menagerie's panda.xml.
     "panda": Arm(
         velocity=dict(zip(_PANDA, (2.175,) * 4 + (2.61,) * 3, strict=True)),
         home=dict(zip(_PANDA, (0.0, 0.0, 0.0, -1.57079, 0.0, 1.57079, -0.7853), strict=True)),
         turn=np.pi / 4,
     ),
-    # Velocities: 180 degrees/s in every joint, as commonly stated; not verified against the data sheet. Home: MuJoCo Menagerie's ur5e.xml.
+    # Velocities: 180 degrees/s in every joint, Universal Robots' ur_description (config/ur5e/joint_limits.yaml), which cites the UR5e user
+    # manual 5.8. Home: MuJoCo Menagerie's ur5e.xml.
     "ur5e": Arm(
         velocity=dict.fromkeys(_UR5E, np.pi),
         home=dict(zip(_UR5E, (-1.5708, -1.5708, 1.5708, -1.5708, -1.5708, 0.0), strict=True)),
         turn=-np.pi / 2,
     ),
-    # Velocities: 180 degrees/s in every joint, as commonly stated; not verified against the data sheet. Home: MuJoCo Menagerie's xarm7.xml.
+    # Velocities: 180 degrees/s in every joint, UFACTORY's user manual, 8.1 (xArm5/6/7, "maximum joint speed"). Home: MuJoCo Menagerie's
+    # xarm7.xml.
     "xarm7": Arm(
         velocity=dict.fromkeys(_XARM, np.pi),
         home=dict(zip(_XARM, (0.0, -0.247, 0.0, 0.909, 0.0, 1.15644, 0.0), strict=True)),
@@ -95,12 +99,14 @@ HANDS: dict[str, Hand] = {
     "leap": Hand(
         tool="palm", rotation=((0, 0, -1), (0, 1, 0), (1, 0, 0)), position=(-0.0115, 0.035, 0.12), tolerance=0.012
     ),
-    # The wrist is in the forearm's model: on an arm, its two joints help to place the palm.
+    # The wrist is in the forearm's model: on an arm, its two joints help to place the palm. Their velocities: Shadow Robot's
+    # sr_description (wrist.urdf.xacro, palm_e.urdf.xacro).
     "shadow": Hand(
         tool="rh_palm",
         stem="shadow_forearm",
         stem_end="rh_mount",
         home={"rh_WRJ1": 0.0, "rh_WRJ2": 0.0},
+        velocity={"rh_WRJ1": 2.0, "rh_WRJ2": 2.0},
         tolerance=0.01,
     ),
 }
@@ -147,7 +153,7 @@ def combine(arm: str, hand: str) -> Embodiment:
         to=to,
         tool=carried.tool,
         name=f"{arm}-{hand}",
-        velocity=carrier.velocity,
+        velocity={**carrier.velocity, **carried.velocity},
         velocity_from="data sheet",
         home={**carrier.home, **carried.home},
         tolerance=tolerance,
