@@ -19,6 +19,7 @@ SHOULDER = """<mujoco model="puppet"><compiler angle="{unit}"/><worldbody><body 
   <sensor><ballquat name="felt" joint="shoulder"/></sensor></mujoco>"""
 
 
+@pytest.mark.slow
 def test_the_hinges_reach_what_the_ball_reaches():
     """Random postures of the ball joints in MuJoCo are found by inverse kinematics with the hinges."""
     xml = SHOULDER.format(unit="radian", range="")
