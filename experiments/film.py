@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import mujoco
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
@@ -16,7 +15,9 @@ from rich.console import Console
 
 from diffopt.evaluation import closed_loop
 from diffopt.evaluation.arm_loop import run
+from diffopt.physics.cameras import Cameras
 from diffopt.tasks import visuomotor
+from diffopt.tasks.visuomotor import SCENE_CAMERA
 from diffopt.tasks.workcell import Episode, Workcell
 from experiments.arms import begin, stand, strict_of
 from experiments.visuomotor import proposer
@@ -27,38 +28,31 @@ RED, GREEN = (190, 30, 30), (20, 120, 40)
 
 @dataclass(kw_only=True)
 class Panel:
-    """A film of one episode, with everything in the picture: the arm and the posts that the policy does not see."""
+    """A film of one episode by the scene's camera, with everything in the picture: the arm and the posts that the policy does not see."""
 
     title: str
-    azimuth: float
     frames: list[Image.Image] = field(default_factory=list)
     touched: int = 0
-    _renderer: Any = None
+    cameras: Cameras | None = None
 
     def look(self, episode: Episode) -> None:
-        if self._renderer is None:
-            self._renderer = mujoco.Renderer(episode.cell.model, SIZE, SIZE)
-            self._camera, self._option = mujoco.MjvCamera(), mujoco.MjvOption()
-            self._camera.lookat[:], self._camera.distance = (0.0, 0.0, 0.15), 1.9
-            self._camera.azimuth, self._camera.elevation = self.azimuth, -28.0
-            self._option.geomgroup[:], self._option.sitegroup[:] = 1, 0
-        self._renderer.update_scene(episode.data, self._camera, self._option)
-        image = Image.fromarray(self._renderer.render())
+        """Called at the start of an episode and after each of its periods."""
+        if self.cameras is None:
+            self.cameras = Cameras(episode.cell.model, (SCENE_CAMERA,), SIZE, hidden=True)
+        image = Image.fromarray(self.cameras.render(episode.data)[0])
         hit, self.touched = episode.hits > self.touched, episode.hits
-        word = "solved" if episode.success else "touches" if hit else ""
-        self._write(image, f"{self.title}  {episode.time:.1f} s  {word}", GREEN if episode.success else RED)
-        if hit:
-            ImageDraw.Draw(image).rectangle((0, 0, SIZE - 1, SIZE - 1), outline=RED, width=4)
-        self.frames.append(image)
-
-    def _write(self, image: Image.Image, text: str, colour: tuple[int, int, int]) -> None:
+        word, colour = ("solved", GREEN) if episode.success else ("touches", RED) if hit else ("", (0, 0, 0))
         draw = ImageDraw.Draw(image)
         draw.rectangle((0, 0, SIZE, 14), fill=(245, 245, 245))
-        draw.text((4, 2), text, fill=colour if text.split()[-1] in ("solved", "touches") else (0, 0, 0))
+        draw.text((4, 2), f"{self.title}  {episode.time:.1f} s  {word}", fill=colour)
+        if hit:
+            draw.rectangle((0, 0, SIZE - 1, SIZE - 1), outline=RED, width=4)
+        self.frames.append(image)
 
     def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
+        """Frees the OpenGL context."""
+        if self.cameras is not None:
+            self.cameras.close()
 
 
 def beside(panels: list[Panel], k: int) -> Image.Image:
@@ -76,10 +70,7 @@ def main(cfg: DictConfig) -> None:
     cell, controller = begin(config)
     if not stand(cell, config, seed):
         raise SystemExit(f"no base reaches the work of placement {config['first']}")
-    assert cell.robot is not None
-    x, y = np.asarray(cell.robot.base.position[:2])
-    azimuth = float(np.degrees(np.arctan2(y, x))) + 115.0  # across the line from the base to the middle
-    panels = [Panel(title="floating gripper", azimuth=azimuth)]
+    panels = [Panel(title="floating gripper")]
     alone = Workcell(visuomotor.load(config["task"]), size=cell.size)
     propose = proposer(controller.policy, "ddim", config["levels"], 0.0, config["seed"])
     closed_loop.run(alone, propose, [seed], batch=1, execute=config["execute"], look=panels[0].look)
@@ -90,7 +81,7 @@ def main(cfg: DictConfig) -> None:
         chosen = config | dict(sampler=sampler)
         cell, controller = begin(chosen)
         stand(cell, chosen, seed)
-        panels.append(Panel(title=sampler, azimuth=azimuth))
+        panels.append(Panel(title=sampler))
         placed = replace(controller, robot=cell.robot)
         (row,) = run(
             cell, placed, [seed], constrained=sampler != "servo", strict=strict_of(chosen), look=panels[-1].look
