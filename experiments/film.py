@@ -63,6 +63,19 @@ def beside(panels: list[Panel], k: int) -> Image.Image:
     return out
 
 
+def save(panels: list[Panel], film: Path, every: int, moments: int) -> None:
+    """Writes the panels side by side: every so many-th frame as an animated GIF, and so many moments as a strip, .png."""
+    longest = max(len(p.frames) for p in panels)
+    film.parent.mkdir(parents=True, exist_ok=True)
+    frames = [beside(panels, k) for k in range(0, longest, every)]
+    few = [frame.quantize(48, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for frame in frames]
+    few[0].save(film, save_all=True, append_images=few[1:], duration=100 * every, loop=0, optimize=True)
+    strip = Image.new("RGB", (SIZE * len(panels), SIZE * moments))
+    for i, k in enumerate(np.linspace(0, longest - 1, moments).astype(int)):
+        strip.paste(beside(panels, int(k)), (0, i * SIZE))
+    strip.quantize(128).save(film.with_suffix(".png"), optimize=True)
+
+
 @hydra.main(version_base=None, config_path="../configs/visuomotor", config_name="film")
 def main(cfg: DictConfig) -> None:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -89,18 +102,9 @@ def main(cfg: DictConfig) -> None:
         console.print(f"{sampler}: {'solved' if row.success else row.reason}, touches {row.hits}, {row.chunks}")
         panels[-1].close()
         cell.close()
-    longest = max(len(p.frames) for p in panels)
-    frames = [beside(panels, k) for k in range(0, longest, config["every"])]
     film = Path(config["film"])
-    film.parent.mkdir(parents=True, exist_ok=True)
-    few = [frame.quantize(48, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for frame in frames]
-    few[0].save(film, save_all=True, append_images=few[1:], duration=100 * config["every"], loop=0, optimize=True)
-    moments = np.linspace(0, longest - 1, config["moments"]).astype(int)
-    strip = Image.new("RGB", (SIZE * len(panels), SIZE * len(moments)))
-    for i, k in enumerate(moments):
-        strip.paste(beside(panels, int(k)), (0, i * SIZE))
-    strip.quantize(128).save(film.with_suffix(".png"), optimize=True)
-    console.print(f"{film}: {len(few)} frames, {film.stat().st_size / 1e6:.2f} MB; {film.with_suffix('.png')}")
+    save(panels, film, config["every"], config["moments"])
+    console.print(f"{film}: {film.stat().st_size / 1e6:.2f} MB; {film.with_suffix('.png')}")
 
 
 if __name__ == "__main__":
