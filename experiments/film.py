@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import mujoco
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
@@ -16,7 +15,9 @@ from rich.console import Console
 
 from diffopt.evaluation import closed_loop
 from diffopt.evaluation.arm_loop import run
+from diffopt.physics.cameras import Cameras
 from diffopt.tasks import visuomotor
+from diffopt.tasks.visuomotor import SCENE_CAMERA
 from diffopt.tasks.workcell import Episode, Workcell
 from experiments.arms import begin, stand, strict_of
 from experiments.visuomotor import proposer
@@ -27,38 +28,31 @@ RED, GREEN = (190, 30, 30), (20, 120, 40)
 
 @dataclass(kw_only=True)
 class Panel:
-    """A film of one episode, with everything in the picture: the arm and the posts that the policy does not see."""
+    """A film of one episode by the scene's camera, with everything in the picture: the arm and the posts that the policy does not see."""
 
     title: str
-    azimuth: float
     frames: list[Image.Image] = field(default_factory=list)
     touched: int = 0
-    _renderer: Any = None
+    cameras: Cameras | None = None
 
     def look(self, episode: Episode) -> None:
-        if self._renderer is None:
-            self._renderer = mujoco.Renderer(episode.cell.model, SIZE, SIZE)
-            self._camera, self._option = mujoco.MjvCamera(), mujoco.MjvOption()
-            self._camera.lookat[:], self._camera.distance = (0.0, 0.0, 0.15), 1.9
-            self._camera.azimuth, self._camera.elevation = self.azimuth, -28.0
-            self._option.geomgroup[:], self._option.sitegroup[:] = 1, 0
-        self._renderer.update_scene(episode.data, self._camera, self._option)
-        image = Image.fromarray(self._renderer.render())
+        """Called at the start of an episode and after each of its periods."""
+        if self.cameras is None:
+            self.cameras = Cameras(episode.cell.model, (SCENE_CAMERA,), SIZE, hidden=True)
+        image = Image.fromarray(self.cameras.render(episode.data)[0])
         hit, self.touched = episode.hits > self.touched, episode.hits
-        word = "solved" if episode.success else "touches" if hit else ""
-        self._write(image, f"{self.title}  {episode.time:.1f} s  {word}", GREEN if episode.success else RED)
-        if hit:
-            ImageDraw.Draw(image).rectangle((0, 0, SIZE - 1, SIZE - 1), outline=RED, width=4)
-        self.frames.append(image)
-
-    def _write(self, image: Image.Image, text: str, colour: tuple[int, int, int]) -> None:
+        word, colour = ("solved", GREEN) if episode.success else ("touches", RED) if hit else ("", (0, 0, 0))
         draw = ImageDraw.Draw(image)
         draw.rectangle((0, 0, SIZE, 14), fill=(245, 245, 245))
-        draw.text((4, 2), text, fill=colour if text.split()[-1] in ("solved", "touches") else (0, 0, 0))
+        draw.text((4, 2), f"{self.title}  {episode.time:.1f} s  {word}", fill=colour)
+        if hit:
+            draw.rectangle((0, 0, SIZE - 1, SIZE - 1), outline=RED, width=4)
+        self.frames.append(image)
 
     def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
+        """Frees the OpenGL context."""
+        if self.cameras is not None:
+            self.cameras.close()
 
 
 def beside(panels: list[Panel], k: int) -> Image.Image:
@@ -69,6 +63,19 @@ def beside(panels: list[Panel], k: int) -> Image.Image:
     return out
 
 
+def save(panels: list[Panel], film: Path, every: int, moments: int) -> None:
+    """Writes the panels side by side: every so many-th frame as an animated GIF, and so many moments as a strip, .png."""
+    longest = max(len(p.frames) for p in panels)
+    film.parent.mkdir(parents=True, exist_ok=True)
+    frames = [beside(panels, k) for k in range(0, longest, every)]
+    few = [frame.quantize(48, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for frame in frames]
+    few[0].save(film, save_all=True, append_images=few[1:], duration=100 * every, loop=0, optimize=True)
+    strip = Image.new("RGB", (SIZE * len(panels), SIZE * moments))
+    for i, k in enumerate(np.linspace(0, longest - 1, moments).astype(int)):
+        strip.paste(beside(panels, int(k)), (0, i * SIZE))
+    strip.quantize(128).save(film.with_suffix(".png"), optimize=True)
+
+
 @hydra.main(version_base=None, config_path="../configs/visuomotor", config_name="film")
 def main(cfg: DictConfig) -> None:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -76,10 +83,7 @@ def main(cfg: DictConfig) -> None:
     cell, controller = begin(config)
     if not stand(cell, config, seed):
         raise SystemExit(f"no base reaches the work of placement {config['first']}")
-    assert cell.robot is not None
-    x, y = np.asarray(cell.robot.base.position[:2])
-    azimuth = float(np.degrees(np.arctan2(y, x))) + 115.0  # across the line from the base to the middle
-    panels = [Panel(title="floating gripper", azimuth=azimuth)]
+    panels = [Panel(title="floating gripper")]
     alone = Workcell(visuomotor.load(config["task"]), size=cell.size)
     propose = proposer(controller.policy, "ddim", config["levels"], 0.0, config["seed"])
     closed_loop.run(alone, propose, [seed], batch=1, execute=config["execute"], look=panels[0].look)
@@ -90,7 +94,7 @@ def main(cfg: DictConfig) -> None:
         chosen = config | dict(sampler=sampler)
         cell, controller = begin(chosen)
         stand(cell, chosen, seed)
-        panels.append(Panel(title=sampler, azimuth=azimuth))
+        panels.append(Panel(title=sampler))
         placed = replace(controller, robot=cell.robot)
         (row,) = run(
             cell, placed, [seed], constrained=sampler != "servo", strict=strict_of(chosen), look=panels[-1].look
@@ -98,18 +102,9 @@ def main(cfg: DictConfig) -> None:
         console.print(f"{sampler}: {'solved' if row.success else row.reason}, touches {row.hits}, {row.chunks}")
         panels[-1].close()
         cell.close()
-    longest = max(len(p.frames) for p in panels)
-    frames = [beside(panels, k) for k in range(0, longest, config["every"])]
     film = Path(config["film"])
-    film.parent.mkdir(parents=True, exist_ok=True)
-    few = [frame.quantize(48, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for frame in frames]
-    few[0].save(film, save_all=True, append_images=few[1:], duration=100 * config["every"], loop=0, optimize=True)
-    moments = np.linspace(0, longest - 1, config["moments"]).astype(int)
-    strip = Image.new("RGB", (SIZE * len(panels), SIZE * len(moments)))
-    for i, k in enumerate(moments):
-        strip.paste(beside(panels, int(k)), (0, i * SIZE))
-    strip.quantize(128).save(film.with_suffix(".png"), optimize=True)
-    console.print(f"{film}: {len(few)} frames, {film.stat().st_size / 1e6:.2f} MB; {film.with_suffix('.png')}")
+    save(panels, film, config["every"], config["moments"])
+    console.print(f"{film}: {film.stat().st_size / 1e6:.2f} MB; {film.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ SHOWN, HIDDEN = 0, 3  # geom groups: cameras leave the second out
 class Cameras:
     """Renders the cameras of a model. Use it from one thread; `close` it, or use it in a `with` statement."""
 
-    def __init__(self, model: mujoco.MjModel, names: Sequence[str], size: int) -> None:
+    def __init__(self, model: mujoco.MjModel, names: Sequence[str], size: int, *, hidden: bool = False) -> None:
         """
         Args:
           names: of cameras in the model.
+          hidden: whether geoms that cameras leave out are in the pictures all the same.
           size: height and width of a picture [pixel].
         Raises:
           NoOpenGL: there is no off-screen OpenGL here.
@@ -52,7 +53,7 @@ class Cameras:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._option = mujoco.MjvOption()
-        self._option.geomgroup[HIDDEN] = 0
+        self._option.geomgroup[HIDDEN] = int(hidden)
         self._option.sitegroup[:] = 0
 
     def render(self, data: mujoco.MjData) -> UInt8[np.ndarray, "C h w 3"]:
