@@ -47,9 +47,10 @@ from diffopt.paths import is_path
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats
-from diffopt.samplers.correction import Correction, Progress, Tracks
+from diffopt.samplers.correction import Correction
 from diffopt.samplers.ddim import DDIM
 from diffopt.samplers.registry import Card
+from diffopt.samplers.tracks import Progress, Tracks
 from diffopt.solvers import RealTimeIteration, Solver
 
 Anchor = Literal["sampled", "zero"]

@@ -19,7 +19,8 @@ from diffopt.constraints import Bounded, Constraint, ConstraintSet, HasAuxiliary
 from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats
-from diffopt.samplers.correction import Corrected, Correction, Tracks
+from diffopt.samplers.correction import Correction
+from diffopt.samplers.tracks import Corrected, Tracks
 from diffopt.solvers import RealTimeIteration
 
 if TYPE_CHECKING:
