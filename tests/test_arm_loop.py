@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import diffopt
-from diffopt.evaluation.arm_loop import ArmRun, _Answer, _Watch
+from diffopt.chunks import Memory
+from diffopt.evaluation.arm_loop import ArmRun, _Answer, _gone, _Watch
 from diffopt.evaluation.replay import Recording, drift, in_c, in_mjx
 from diffopt.geometry import Pose
 from diffopt.paths import ToolPath
@@ -128,3 +129,20 @@ def test_mjx_agrees(cell):
     (course,) = in_mjx(cell, [recording])
     found = drift(cell, recording.start, "block", in_c(cell, recording), course)
     assert found.joints < 1e-4 and found.carried < 1e-4
+
+
+def test_after_a_way_of_its_own_the_memory_goes_on(robot):
+    """What a servo sent in place of a plan stands in the trail, so that the controller can plan, and go back, from there."""
+    home = np.asarray(robot.home, np.float32)
+    memory = Memory(
+        past=np.tile(home, (3, 1)), hand=np.array([0.04], np.float32), trail=home[None], grips=np.full((1, 1), 0.04)
+    )
+    sent = [home + 0.01 * k for k in range(1, 9)]
+    grips = np.linspace(0.04, 0.0, 16)[:, None]
+    plan = ToolPath(position=np.zeros((16, 3)), rotation=np.tile(np.eye(3), (16, 1, 1)), joints=grips, dt=PERIOD)
+    watch = _Watch(robot=robot, commands=[home] * 3 + sent, seams=[0, 3])
+    after = _gone(memory, watch, _Answer(source="followed", latency=0.0, plan=plan))
+    np.testing.assert_array_equal(after.past, sent[-3:])
+    np.testing.assert_array_equal(after.trail, [home, *sent])
+    np.testing.assert_allclose(after.grips[:, 0], [0.04, *grips[:8, 0]], atol=1e-7)
+    assert after.chunk is None and after.calls == 1

@@ -34,7 +34,12 @@ def kinds():
 KINDS = kinds()
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+LONG = {"TorqueLimits"}  # to compile
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in KINDS]
+)
 def looked_at(request):
     """A kind, its example, and everything that the tests want to know of it, from one compilation."""
     constraint, good, bad = KINDS[request.param].example(jax.random.key(0))

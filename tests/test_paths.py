@@ -169,7 +169,8 @@ def test_the_linearisation_is_the_derivative(robot):
     np.testing.assert_allclose(J.dense().T, auto.reshape(len(auto), -1), atol=5e-3)
 
 
-@pytest.mark.parametrize("kind", ["tool", pytest.param("joints", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tool", "joints"])
 def test_sampled_paths_can_be_executed(robot, kind):
     """OGD around a motion that is too fast and passes through a ball: what is called feasible is, by NumPy and C MuJoCo."""
     joints, path = swing(robot, rate=2.4)

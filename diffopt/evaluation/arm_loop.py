@@ -181,8 +181,17 @@ def _episode(cell: Workcell, controller: Controller, seed: int, ask: Ask, moment
 
 def _gone(memory: Memory, watch: _Watch, answer: _Answer) -> Memory:
     """The memory after the arm has gone its own way: nothing is left of the last chunk."""
-    past = np.concatenate([memory.past, np.asarray(watch.commands, np.float32)])[-3:]
-    return Memory(past=past, hand=np.asarray(answer.plan.joints[-1]), chunk=None, calls=memory.calls + 1)
+    sent = np.asarray(watch.commands[watch.seams[-1] :], np.float32)
+    hand = np.asarray(answer.plan.joints, np.float32)
+    return replace(
+        memory,
+        past=np.concatenate([memory.past, sent])[-3:],
+        hand=hand[-1],
+        chunk=None,
+        calls=memory.calls + 1,
+        trail=np.concatenate([memory.trail, sent]),
+        grips=np.concatenate([memory.grips, hand[: len(sent)]]),
+    )
 
 
 @dataclass(kw_only=True)
