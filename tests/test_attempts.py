@@ -69,6 +69,7 @@ def test_a_plan_that_the_policy_would_move_is_drawn_again():
     assert off(once) > 0.25 and off(more) < 0.5 * off(once)
 
 
+@pytest.mark.slow
 def test_ogd_asks_for_attempts_itself_and_a_gradient_goes_through_them():
     sampler = OGD(hard=False, attempts=3)
     asked = draw(sampler, 1.1, n=4)

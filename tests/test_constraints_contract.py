@@ -34,7 +34,7 @@ def kinds():
 KINDS = kinds()
 
 
-LONG = {"TorqueLimits"}  # to compile
+LONG = {"ContactForces", "FollowerLimits", "TorqueLimits", "Tracking"}  # to compile; their own tests are quick
 
 
 @pytest.fixture(

@@ -140,6 +140,7 @@ FOLLOWING_ARM = chain(
 )
 
 
+@pytest.mark.slow
 def test_derivatives_count_the_followers_of_an_arm_in():
     from diffopt.constraints import SceneCollision
 

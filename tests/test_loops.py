@@ -164,6 +164,7 @@ def five_bar():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_parallel_robot_has_closure_in_its_set_and_is_solved(five_bar):
     """Two driven shoulders, two elbows that follow: poses by forward kinematics are found again, and MuJoCo's judge agrees."""
     robot = five_bar

@@ -7,6 +7,7 @@ from importlib import resources
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from diffopt.geometry import Pose, Target, rotation_from_6d
@@ -108,6 +109,7 @@ def test_corrections_turn_with_the_wrist():
     np.testing.assert_allclose(moved[:3] / jnp.linalg.norm(moved[:3]), R[:, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_derivatives_are_finite_and_agree():
     bound = policy().given(target())
     x, direction = jax.random.normal(jax.random.key(2), (2, 5, 41))

@@ -60,7 +60,10 @@ def test_small_ones_stay_small():
     assert size(nnx.eval_shape(lambda: ConvEncoder(rngs=nnx.Rngs(0)))) < 3e4
 
 
-@pytest.mark.parametrize(("widths", "condition", "film_scale"), [((8, 8, 16), 5, True), ((8, 16), 0, False)])
+@pytest.mark.parametrize(
+    ("widths", "condition", "film_scale"),
+    [pytest.param((8, 8, 16), 5, True, marks=pytest.mark.slow), ((8, 16), 0, False)],
+)
 def test_a_batch_is_a_map_over_one(widths, condition, film_scale):
     network = ConditionalUnet1D(
         dim=3, condition=condition, widths=widths, groups=4, embedding=8, film_scale=film_scale, rngs=nnx.Rngs(0)

@@ -64,7 +64,7 @@ class Watched:
     def levels(
         self, policy: Policy, constraints: ConstraintSet, plan: Any = None, aux: Mapping[str, Array] | None = None
     ) -> list[Level]:
-        """The levels of the last plan that was drawn, the noisiest first; draw one plan at a time.
+        """The levels of the last plan that was drawn, the noisiest first; draw one plan at a time, and once (`sample(..., attempts=1)`).
 
         Args:
           policy: the policy that was drawn from, bound to its observation.
