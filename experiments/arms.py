@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 import jax.numpy as jnp
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 import diffopt
@@ -22,6 +22,7 @@ from diffopt.tasks import visuomotor
 from diffopt.tasks.clutter import Cluttered
 from diffopt.tasks.placement import Around
 from diffopt.tasks.workcell import Unreachable, Workcell, observation
+from experiments.settings import settings
 
 COLUMNS = {
     "sampler": "sampler",
@@ -116,7 +117,7 @@ def strict_of(config: dict[str, Any]) -> bool:
 
 @hydra.main(version_base=None, config_path="../configs/visuomotor", config_name="arms")
 def main(cfg: DictConfig) -> None:
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = settings(cfg)
     console, output = Console(), config.pop("output")
     episodes = config.pop("episodes")  # more may be added to a folder
     servo, strict = config["sampler"] == "servo", strict_of(config)

@@ -17,7 +17,7 @@ from typing import Any
 
 import hydra
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 import diffopt
@@ -30,6 +30,7 @@ from experiments import comparing
 from experiments.benches import PROBLEMS, Bench, bench
 from experiments.comparing import Trial
 from experiments.reach_screen import screen
+from experiments.settings import settings
 
 COLUMNS = {
     "method": "method",
@@ -306,9 +307,7 @@ def _unbits(text: str) -> np.ndarray:
 
 @hydra.main(version_base=None, config_path="../configs/compare", config_name="compare")
 def main(cfg: DictConfig) -> None:
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    config: dict[str, Any] = {str(k): v for k, v in values.items()}
+    config = settings(cfg)
     output = config.pop("output")
     console = Console(width=170)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 import jax.numpy as jnp
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 import diffopt
@@ -21,6 +21,7 @@ from diffopt.evaluation.statistics import mcnemar, wilson
 from diffopt.geometry import Pose
 from diffopt.tasks import visuomotor
 from diffopt.tasks.workcell import Workcell, observation
+from experiments.settings import settings
 
 COLUMNS = {
     "kind": "disturbance",
@@ -68,9 +69,9 @@ def lines(config: dict[str, Any], rows: list[dict]) -> list[dict[str, Any]]:
     return out
 
 
-@hydra.main(version_base=None, config_path="../configs", config_name="disturbed")
+@hydra.main(version_base=None, config_path="../configs/visuomotor", config_name="disturbed")
 def main(cfg: DictConfig) -> None:
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = settings(cfg)
     console, output, episodes = Console(), config.pop("output"), config.pop("episodes")
     kinds = config["kinds"]
     policy, task = diffopt.policies.load(config["policy"]), visuomotor.load(config["task"])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any
 
 import hydra
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from diffopt.evaluation.arm_loop import run
@@ -15,13 +14,14 @@ from diffopt.evaluation.replay import Recording, drift, in_c, in_mjx
 from diffopt.evaluation.report import provenance
 from diffopt.tasks import visuomotor
 from experiments.arms import begin, stand, strict_of
+from experiments.settings import settings
 
 FREE = {"pick-place": "block", "peg": "peg", "conveyor-catch": "block"}  # joint of the object
 
 
 @hydra.main(version_base=None, config_path="../configs/visuomotor", config_name="arms")
 def main(cfg: DictConfig) -> None:
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = settings(cfg)
     console = Console()
     cell, controller = begin(config)
     first = visuomotor.HELD_OUT + config["first"]

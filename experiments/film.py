@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import hydra
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image, ImageDraw
 from rich.console import Console
 
@@ -20,6 +19,7 @@ from diffopt.tasks import visuomotor
 from diffopt.tasks.visuomotor import SCENE_CAMERA
 from diffopt.tasks.workcell import Episode, Workcell
 from experiments.arms import begin, stand, strict_of
+from experiments.settings import settings
 from experiments.visuomotor import proposer
 
 SIZE = 220  # pixels of a panel
@@ -78,7 +78,7 @@ def save(panels: list[Panel], film: Path, every: int, moments: int) -> None:
 
 @hydra.main(version_base=None, config_path="../configs/visuomotor", config_name="film")
 def main(cfg: DictConfig) -> None:
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = settings(cfg)
     console, seed = Console(), visuomotor.HELD_OUT + config["first"]
     cell, controller = begin(config)
     if not stand(cell, config, seed):

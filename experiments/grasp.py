@@ -10,13 +10,14 @@ import sys
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 
 import diffopt
 from diffopt.evaluation.report import open_results, table
 from experiments import grasping
+from experiments.settings import settings
 
 
 def run(config: dict[str, Any], output: str, console: Console) -> list[dict[str, Any]]:
@@ -47,9 +48,7 @@ def run(config: dict[str, Any], output: str, console: Console) -> list[dict[str,
 
 @hydra.main(version_base=None, config_path="../configs", config_name="grasp")
 def main(cfg: DictConfig) -> None:
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    config: dict[str, Any] = {str(k): v for k, v in values.items()}
+    config = settings(cfg)
     output, mode = config.pop("output"), config.pop("wandb")
     try:
         summary = run(config, output, Console())

@@ -19,7 +19,7 @@ from typing import Any
 import hydra
 import jax
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 import diffopt
@@ -27,6 +27,7 @@ from diffopt.evaluation.posteriors import KINDS, PosteriorProblem, Reference, en
 from diffopt.evaluation.report import open_results, provenance, table
 from diffopt.evaluation.statistics import wilson
 from diffopt.schedules import Cosine, Flow
+from experiments.settings import settings
 
 TUNED = Path(__file__).resolve().parent.parent / "configs" / "posterior" / "tuned.json"
 REFERENCE = 2048  # exact draws that plans are compared with
@@ -202,9 +203,7 @@ def tune(config: dict[str, Any], console: Console) -> None:
 
 @hydra.main(version_base=None, config_path="../configs/posterior", config_name="posterior")
 def main(cfg: DictConfig) -> None:
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    config: dict[str, Any] = {str(k): v for k, v in values.items()}
+    config = settings(cfg)
     output, tuning = config.pop("output"), config.pop("tune")
     try:
         check(config)

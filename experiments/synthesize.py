@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffopt.training.data import ShardConfig, make_shards
 from diffopt.training.synthesis import SynthesisConfig
+from experiments.settings import settings
 
 
 def versions() -> dict:
@@ -22,7 +23,7 @@ def versions() -> dict:
 
 @hydra.main(version_base=None, config_path="../configs", config_name="synthesize")
 def main(cfg: DictConfig) -> None:
-    values = OmegaConf.to_container(cfg, resolve=True)
+    values = settings(cfg)
     config = ShardConfig(**values["config"], synthesis=SynthesisConfig(**values["synthesis"]))
     began, total = time.perf_counter(), dict(starts=0, tried=0, passed=0)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 import jax
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffopt.evaluation.statistics import wilson
 from diffopt.policies import checkpoint
@@ -15,6 +15,7 @@ from diffopt.scenes import objects
 from diffopt.training.dataset import basis_points, load_data
 from diffopt.training.quality import sample_floating
 from diffopt.training.trainer import TrainConfig, train
+from experiments.settings import settings
 from experiments.synthesize import versions
 
 
@@ -56,7 +57,7 @@ def test(policy, cfg: dict) -> dict:
 
 @hydra.main(version_base=None, config_path="../configs", config_name="train")
 def main(cfg: DictConfig) -> None:
-    values = OmegaConf.to_container(cfg, resolve=True)
+    values = settings(cfg)
     config = TrainConfig(**values["train"])
     basis = basis_points()
     data, about = load_data(cfg.data, basis, cfg.sample_weight)

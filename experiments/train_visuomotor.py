@@ -6,17 +6,18 @@ from pathlib import Path
 
 import hydra
 import jax
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffopt.policies import checkpoint
 from diffopt.training import demonstrations
 from diffopt.training.visuomotor import Stage, VisuomotorConfig, train
+from experiments.settings import settings
 from experiments.synthesize import versions
 
 
 @hydra.main(version_base=None, config_path="../configs", config_name="train_visuomotor")
 def main(cfg: DictConfig) -> None:
-    values = OmegaConf.to_container(cfg, resolve=True)
+    values = settings(cfg)
     recipe = values["train"]
     config = VisuomotorConfig(**recipe | {name: Stage(**recipe[name]) for name in ("eyes", "chunks")})
     data = demonstrations.load(Path(cfg.data))

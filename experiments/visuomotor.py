@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import hydra
 import jax
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 import diffopt
@@ -18,6 +17,7 @@ from diffopt.evaluation.statistics import wilson
 from diffopt.policies import checkpoint
 from diffopt.tasks import visuomotor
 from diffopt.tasks.workcell import Workcell
+from experiments.settings import settings
 
 COLUMNS = {"task": "task", "episodes": "episodes", "success": "success %", "time": "seconds"}
 
@@ -38,7 +38,7 @@ def proposer(policy, sampler: str, levels: int, eta: float, seed: int) -> Propos
 
 @hydra.main(version_base=None, config_path="../configs/visuomotor", config_name="closed_loop")
 def main(cfg: DictConfig) -> None:
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = settings(cfg)
     console, output, record = Console(), config.pop("output"), config.pop("record")
     policy = diffopt.policies.load(config["policy"])
     cell = Workcell(visuomotor.load(config["task"]), size=policy.encoder.images[2])

@@ -65,7 +65,10 @@ def test_a_plan_that_the_policy_would_move_is_drawn_again():
     assert at_mode < strict < bound < between
     once, more = draw("snap", 0.4), draw("snap", 0.4, attempts=MOST)
     assert np.asarray(once.feasible).all() and np.asarray(more.feasible).all()
-    off = lambda result: np.mean(np.abs(values(result)[:, 0] - 1) > 0.45)  # noqa: E731
+
+    def off(result) -> float:
+        return np.mean(np.abs(values(result)[:, 0] - 1) > 0.45)
+
     assert off(once) > 0.25 and off(more) < 0.5 * off(once)
 
 

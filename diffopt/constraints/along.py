@@ -22,8 +22,8 @@ from diffopt.constraints.base import (
     Constraint,
     JointsLinear,
     JointsRealised,
-    Kind,
     Labelled,
+    LikeBase,
     OfRobot,
 )
 from diffopt.constraints.set import ConstraintSet
@@ -32,24 +32,10 @@ from diffopt.plans import Grasp
 from diffopt.robots.motion import follow
 
 
-class _Along:
-    """What a constraint along a path has from the one that it is made of."""
-
-    base: Any
+class _Along(LikeBase):
+    """A constraint along a path that is made of another."""
 
     plan_type: ClassVar[tuple[type, ...]] = (ToolPath, JointPath)
-
-    @property
-    def name(self) -> str:
-        return self.base.name
-
-    @property
-    def kind(self) -> Kind:
-        return self.base.kind
-
-    @property
-    def tolerance(self) -> Any:
-        return self.base.tolerance
 
 
 @jax.tree_util.register_dataclass

@@ -133,6 +133,24 @@ class Wraps(Protocol):
     def base(self) -> Any: ...
 
 
+class LikeBase:
+    """What a constraint that is made of another has from it."""
+
+    base: Any
+
+    @property
+    def name(self) -> str:
+        return self.base.name
+
+    @property
+    def kind(self) -> Kind:
+        return self.base.kind
+
+    @property
+    def tolerance(self) -> Any:
+        return self.base.tolerance
+
+
 @runtime_checkable
 class OfRobot(Protocol):
     """A constraint of one robot."""

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, Kind
-from diffopt.constraints.loop_closure import by_joints, five_bar
+from diffopt.constraints.loop_closure import differentiated, five_bar
 from diffopt.constraints.wrist import held_at
 from diffopt.plans import Grasp
 from diffopt.robots.couplings import roots
@@ -52,7 +52,7 @@ class FollowerLimits:
 
     def jacobian(self, plan: Grasp, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m A"]]:
         """Residual and its derivative by the arm's joints."""
-        return by_joints(lambda joints: self.residual(plan, {"joints": joints}, context), aux["joints"])
+        return differentiated(lambda joints: self.residual(plan, {"joints": joints}, context), aux["joints"])
 
     def labels(self) -> tuple[str, ...]:
         return tuple(c.joint for c in led_by_several(self.robot))

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffopt.constraints.base import Auxiliary, HasAuxiliary, Kind, Labelled, Windowed
+from diffopt.constraints.base import Auxiliary, HasAuxiliary, Labelled, LikeBase, Windowed
 from diffopt.constraints.set import ConstraintSet
 from diffopt.paths import JointPath, Path, ToolPath
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Later:
+class Later(LikeBase):
     """A constraint of a path of H - first knots, on the last knots of one of H.
 
     Attributes:
@@ -32,18 +32,6 @@ class Later:
     first: int = field(metadata=dict(static=True))
 
     plan_type: ClassVar[tuple[type, ...]] = (ToolPath, JointPath)
-
-    @property
-    def name(self) -> str:
-        return self.base.name
-
-    @property
-    def kind(self) -> Kind:
-        return self.base.kind
-
-    @property
-    def tolerance(self) -> Any:
-        return self.base.tolerance
 
     def _trim(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[self.first :], tree)

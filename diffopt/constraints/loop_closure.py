@@ -52,7 +52,7 @@ class LoopClosure:
 
     def jacobian(self, plan: Grasp, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m A"]]:
         """Residual and its derivative by the arm's joints, through the iteration that finds the followers."""
-        return by_joints(lambda joints: self.residual(plan, {"joints": joints}, context), aux["joints"])
+        return differentiated(lambda joints: self.residual(plan, {"joints": joints}, context), aux["joints"])
 
     def labels(self) -> tuple[str, ...]:
         out: list[str] = []
@@ -75,7 +75,7 @@ class LoopClosure:
         )
 
 
-def by_joints(
+def differentiated(
     residual: Callable[[Float[Array, "A"]], Float[Array, "m"]], joints: Float[Array, "A"]
 ) -> tuple[Float[Array, "m"], Float[Array, "m A"]]:
     """Values and derivative, from one pass."""

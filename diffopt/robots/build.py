@@ -12,10 +12,11 @@ import numpy as np
 from diffopt.geometry import Pose
 from diffopt.robots import mjcf
 from diffopt.robots.bodies import Spheres
-from diffopt.robots.couplings import complete, narrowed, roots, unread
+from diffopt.robots.couplings import complete, roots, unread
 from diffopt.robots.describe import Origin
 from diffopt.robots.embodiment import Embodiment, bodies_below
 from diffopt.robots.kinematics import Kinematics
+from diffopt.robots.ranges import narrowed
 from diffopt.robots.sampling import contacts, spread
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffopt.constraints import Bounded, Constraint, ConstraintSet, HasAuxiliary
-from diffopt.constraints.base import Auxiliary, Kind
+from diffopt.constraints.base import Auxiliary, LikeBase
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, stats
 from diffopt.samplers.correction import Correction
@@ -123,7 +123,7 @@ def finish_projected(projection: Projection, walked: Walked, *, evaluations: Any
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Tightened:
+class Tightened(LikeBase):
     """An inequality with a margin.
 
     Attributes:
@@ -135,20 +135,8 @@ class Tightened:
     margin: float | Array
 
     @property
-    def name(self) -> str:
-        return self.base.name
-
-    @property
-    def kind(self) -> Kind:
-        return self.base.kind
-
-    @property
     def plan_type(self) -> type | tuple[type, ...]:
         return self.base.plan_type
-
-    @property
-    def tolerance(self) -> float | tuple[float, ...]:
-        return self.base.tolerance
 
     def residual(self, plan: Any, aux: Auxiliary, context: Any) -> Float[Array, "m"]:
         return self.base.residual(plan, aux, context) + self.margin
