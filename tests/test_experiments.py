@@ -66,7 +66,7 @@ def test_the_summary_counts():
 
 
 def test_a_run_writes_resumes_and_refuses(tmp_path):
-    config = configuration("sampler=ogd", "protocol=none", "trials=3", "chunk=3", "levels=4", "scene=easy")
+    config = configuration("sampler=ddim_snap", "protocol=none", "trials=3", "chunk=3", "levels=4", "scene=easy")
     console = Console(quiet=True)
     first = grasp.run(config, str(tmp_path / "out"), console)
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"config.json", "results.json", "results.csv"}

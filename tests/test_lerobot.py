@@ -83,7 +83,7 @@ def check_parity(directory):
     return errors
 
 
-@pytest.mark.parametrize("name", ["state", "image"])
+@pytest.mark.parametrize("name", [pytest.param("state", marks=pytest.mark.slow), "image"])
 def test_numbers_are_lerobots(name, directories):
     """Schedule, condition, network, DDIM with 10 steps, and DDPM with 100 under the same noise: our reverse process with eta = 1."""
     check_parity(directories[name])

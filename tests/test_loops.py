@@ -137,6 +137,7 @@ def test_followers_move_as_the_closed_chain_does(rig):
     np.testing.assert_allclose(found, expected, atol=3e-3)
 
 
+@pytest.mark.slow
 def test_the_range_of_a_crank_is_where_its_chain_closes():
     """Where the triangle of crank end, rocker foot and their joint exists, by the law of cosines."""
     crank, coupler, rocker, apart, at = 0.25, 0.15, 0.22, 0.3, np.deg2rad(50)
