@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import enum
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +93,13 @@ class Solution:
             raise AttributeError(f"no constraint asked for joints; auxiliary unknowns: {', '.join(self.aux) or 'none'}")
         return self.aux["joints"]
 
+    def __repr__(self) -> str:
+        if isinstance(self.status, jax.core.Tracer):
+            return f"Solution({len(self)} plans, traced)"
+        counts = collections.Counter(Status(int(s)).name.lower() for s in np.ravel(self.status))
+        parts = [f"{n} {name}" for name, n in counts.most_common()]
+        return f"Solution({type(self.plans).__name__} plans: {', '.join(parts)})"
+
     def __len__(self) -> int:
         return self.status.shape[0]
 
@@ -104,6 +112,8 @@ class Solution:
     def explain(self, index: int = 0) -> str:
         """One line on plan `index`: its status and, if it is not feasible, each violated constraint, how much and where."""
         status = Status(int(self.status[index]))
+        if status == Status.FEASIBLE:
+            return f"plan {index}: feasible"
         parts = []
         for name, values in self.violation.items():
             value = float(values[index])

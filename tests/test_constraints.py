@@ -299,6 +299,11 @@ def test_a_scene_is_bound_to_the_robot_it_is_joined_with(robot):
     )
 
 
+def test_what_is_printed_is_short(robot):
+    assert repr(robot) == "Embodiment('panda-allegro', arm of 7 joints, hand of 16, tool 'palm')"
+    assert repr(robot.constraints) == "ConstraintSet(reach: eq, joint_limits: ineq, self_collision: ineq)"
+
+
 def test_set_algebra(robot):
     own = robot.constraints
     assert own.names == ("reach", "joint_limits", "self_collision")

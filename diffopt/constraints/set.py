@@ -61,6 +61,9 @@ class ConstraintSet:
             out = out | constraint
         return out
 
+    def __repr__(self) -> str:
+        return f"ConstraintSet({', '.join(f'{c.name}: {c.kind}' for c in self)})"
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(constraint.name for constraint in self.constraints)

@@ -110,6 +110,10 @@ class Policy:
     support: float = field(default=math.inf, metadata=dict(static=True))
     executed: tuple[int, int] | None = field(default=None, metadata=dict(static=True))
 
+    def __repr__(self) -> str:
+        bound = "" if self.context is None else ", bound"
+        return f"Policy({self.name!r}, {self.spec.plan_type.__name__} of {self.spec.dim} numbers{bound})"
+
     def given(self, observation: Any) -> Policy:
         """This policy bound to an observation (for a grasp policy, a `Target`)."""
         return replace(self, context=self.encoder(observation))

@@ -76,6 +76,9 @@ class Embodiment:
     seeds: Float[Array, "N A"]
     seed_tools: Pose
 
+    def __repr__(self) -> str:
+        return f"Embodiment({self.name!r}, arm of {len(self.arm)} joints, hand of {len(self.hand)}, tool {self.tool!r})"
+
     @staticmethod
     def from_mjcf(
         source: mjcf.Source,
