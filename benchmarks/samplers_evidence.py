@@ -1,7 +1,8 @@
-"""Writes the tables and plots of docs/samplers.md from the results on reach problems: `python -m benchmarks.samplers_evidence [--check]`.
+"""Writes the tables and plots of docs/samplers.md: `python -m benchmarks.samplers_evidence [--check]`.
 
-It reads what `python -m experiments.compare` wrote, kept as `benchmarks/results/reach-{one,matched,distance}-cpu2.json`; a file that is not
-there leaves its part out. Plots: success against time, success against distance to the posterior, success against feasible share.
+It reads what `python -m experiments.compare` wrote, kept as `benchmarks/results/reach-{one,matched,distance}-cpu2.json` and
+`benchmarks/results/{avoiding,maze}-one-cpu2.json`; a file that is not there leaves its part out. Plots: success against time,
+success against distance to the posterior, success against feasible share.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ DIALS = ("50", "10", "1", "0.1")
 SHOWN = {"ogd", "ogd_particles", "snap", "direct", "clean_projection", "ddim"}  # with a name in the plots
 
 
-def results(kind: str) -> dict[str, Any] | None:
+def results(kind: str, problem: str = "reach") -> dict[str, Any] | None:
     """One file of results."""
-    path = RESULTS / f"reach-{kind}-cpu2.json"
+    path = RESULTS / f"{problem}-{kind}-cpu2.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -112,6 +113,9 @@ def section() -> str:
         text = "Distance to the exact posterior, as a multiple of that of as many exact draws (energy distance, one instance at a time):"
         parts.append(text + "\n\n" + distance_table(far))
         parts += pictures("distance")
+    for problem in ("avoiding", "maze"):
+        if paths := results("one", problem):
+            parts.append(f"The problem `{problem}`, one call for one plan:\n\n" + success_table(paths))
     return "\n".join(parts)
 
 
@@ -180,14 +184,16 @@ def plots() -> None:
     if len({e["dial"] for e in one["summary"]}) > 1:
         plot("share", curves, "feasible share of the prior %", "success %")
     if far:
-        ratio = {e["method"]: e["ratio"] for e in far["summary"] if e["dial"] == "1"}
-        both = {name: (ratio[name], 100 * e["success"]) for name, e in hard.items() if name in ratio}
+        dial = [d for d in DIALS if any(e["dial"] == d for e in far["summary"])][-1]
+        ratio = {e["method"]: e["ratio"] for e in far["summary"] if e["dial"] == dial}
+        there = {e["method"]: 100 * e["success"] for e in one["summary"] if e["dial"] == dial}
+        both = {name: (ratio[name], success) for name, success in there.items() if name in ratio}
         if both:
             plot(
                 "distance",
                 points(both, False),
                 "distance to the posterior / that of exact draws",
-                "success %, feasible share 1 %",
+                f"success %, feasible share {dial} %",
             )
 
 
