@@ -113,6 +113,8 @@ def test_margins_are_tightened_by_name():
     robot = embodiments.load("panda-allegro")
     constraints = robot.constraints
     tight = constraints.tightened(0.1, names=["joint_limits"])
+    soft = constraints.soften("joint_limits", weight=1.0).tightened(0.1, names=["joint_limits"])
+    assert soft["joint_limits"].base.margin == tight["joint_limits"].margin
     assert isinstance(tight["joint_limits"], JointLimits) and isinstance(tight["self_collision"], SelfCollision)
     assert (
         tight["joint_limits"].margin == pytest.approx(0.1) and tight["self_collision"] is constraints["self_collision"]

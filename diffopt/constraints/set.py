@@ -113,8 +113,8 @@ class ConstraintSet:
             return ConstraintSet(tuple(tightened(c, amount) for c in self))
         out = self
         for name in (names,) if isinstance(names, str) else names:
-            if not isinstance(self[name], HasMargin):
-                able = [c.name for c in self if isinstance(c, HasMargin)]
+            if not has_margin(self[name]):
+                able = [c.name for c in self if has_margin(c)]
                 raise ValueError(
                     f"constraint {name!r} has no margin to tighten; these have: {', '.join(able) or 'none'}"
                 )
@@ -196,6 +196,11 @@ class ConstraintSet:
         if name not in self.names:
             raise KeyError(f"no constraint {name!r} in this set; it has: {', '.join(self.names) or 'none'}")
         return self.names.index(name)
+
+
+def has_margin(constraint: Any) -> bool:
+    """Whether a constraint, or what it is made of, keeps a margin."""
+    return isinstance(constraint, HasMargin) or (isinstance(constraint, Wraps) and has_margin(constraint.base))
 
 
 def tightened(constraint: Any, amount: float | Float[Array, ""]) -> Any:
