@@ -1,6 +1,7 @@
 """Files as laboratories have them: robots of others, odd and broken ones. They load, or are refused in words."""
 
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +165,30 @@ def test_bad_files_are_answered_in_words(name):
     xml, options, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         Embodiment.from_mjcf(xml, **{"tool": "palm", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(tolerance=-0.01), r"tolerance=-0.01: .*positive number"),
+        (dict(tolerance={"plam": 0.01}), r"tolerance: no body 'plam' in 'arm'; it has: base, upper, palm, finger"),
+        (dict(most_spheres=0), r"most_spheres=0: .*from 1 on"),
+        (dict(velocity={"wrist": -1.0}), r"velocity limit of 'wrist' of 'arm': -1.0; give a positive number"),
+        (dict(velocity={"wrist": "fast"}), r"velocity limit of 'wrist' of 'arm': 'fast'; give"),
+        (dict(limits={"bend": 3}), r"limits of 'bend' of 'arm': 3; give the lower and then the upper"),
+        (dict(home={"bend": float("nan")}), r"home of 'bend' of 'arm': nan; give a number"),
+        (dict(hand="bend"), r"hand='bend': .*list of names, hand=\['bend'\]"),
+        (dict(velocity={"wirst": 1.0}), r"no joint 'wirst' in 'arm'; it has: shoulder, wrist, bend"),
+    ],
+)
+def test_options_that_make_no_sense_are_answered_in_words(options, message):
+    with pytest.raises((ValueError, KeyError, TypeError), match=message):
+        Embodiment.from_mjcf(ARM, tool="palm", **options)
+
+
+def test_covers_that_are_coarser_than_asked_for_are_named():
+    notes = " ".join(Embodiment.from_mjcf(ARM, tool="palm", most_spheres=1).notes)
+    assert re.search(r"spheres reach up to \d+ mm outside \(of upper; further .*base, .*most_spheres=1", notes)
 
 
 def test_missing_meshes_are_named(tmp_path):
