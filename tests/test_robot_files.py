@@ -154,6 +154,11 @@ BAD = {
         {},
         r"slide 'wrist' of 'arm' has no limits.*limits=.'wrist': \(low, high\)",
     ),
+    "a URDF": (
+        "<?xml version='1.0'?> <!-- lab --> <robot name='arm'/>",
+        {},
+        r"<robot>, not <mujoco>; read URDF with Embodiment.from_urdf",
+    ),
     "another tree": (ARM, dict(base="cube"), r"tool 'palm' is not below base 'cube' in XML string, but below 'base'"),
     "the world": (ARM, dict(tool="world"), r"the tool is a body of the robot, not the world"),
     "the world as base": (ARM, dict(base="world"), r"base 'world' is the world in XML string"),

@@ -91,6 +91,10 @@ class ConstraintSet:
             )
         return ConstraintSet(_bind(self.constraints + tuple(added)))
 
+    def __ror__(self, other: Constraint) -> ConstraintSet:
+        """A single constraint, and then this set."""
+        return ConstraintSet.of(other) | self
+
     def remove(self, *names: str) -> ConstraintSet:
         """The set without some constraints."""
         gone = {self._index(name) for name in names}

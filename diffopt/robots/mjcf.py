@@ -35,17 +35,33 @@ def read(source: Source) -> tuple[mujoco.MjSpec, str]:
     label = "XML string" if is_xml(text) else text
     try:
         if label == "XML string":
+            _refuse_urdf(text, label)
             return mujoco.MjSpec.from_string(text), label
         path = pathlib.Path(text).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"no MJCF file {text!r} (looked in {path.resolve().parent})")
+        _refuse_urdf(path.read_text(encoding="utf-8", errors="replace"), label)
         spec = mujoco.MjSpec.from_file(str(path))
         if spec.meshes or spec.hfields or spec.textures:  # relative to the file, and the XML kept later is in no file
             spec.meshdir = str(path.resolve().parent / spec.meshdir)
             spec.texturedir = str(path.resolve().parent / spec.texturedir)
         return spec, label
+    except _NotMJCF:
+        raise
     except ValueError as error:
         raise ValueError(f"{label}: MuJoCo cannot read it: {in_words(error)}") from error
+
+
+class _NotMJCF(ValueError):
+    pass
+
+
+def _refuse_urdf(text: str, label: str) -> None:
+    """MuJoCo would read it, and leave out velocity limits, links without joints, and where meshes are."""
+    if re.match(r"(\s|\ufeff|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>)*<robot[\s>]", text, re.DOTALL):
+        raise _NotMJCF(
+            f"{label}: the outermost element is <robot>, not <mujoco>; read URDF with Embodiment.from_urdf, and attach its model_spec()"
+        )
 
 
 def compile(spec: mujoco.MjSpec, label: str) -> mujoco.MjModel:
