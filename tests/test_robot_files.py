@@ -154,6 +154,31 @@ BAD = {
         {},
         r"slide 'wrist' of 'arm' has no limits.*limits=.'wrist': \(low, high\)",
     ),
+    "no number": (
+        ARM.replace('pos="0 0 .3"', 'pos="0 nan .3"', 1),
+        {},
+        r"XML string: pos of body 'upper' is \[0. *nan *0.3\]; give numbers",
+    ),
+    "no axis": (
+        ARM.replace('axis="0 1 0"', 'axis="0 nan 0"', 1),
+        {},
+        r"axis of joint 'shoulder' is .*nan.*; give numbers",
+    ),
+    "no range": (
+        ARM.replace('range="-2 2"', 'range="-2 nan"', 1),
+        {},
+        r"range of joint 'shoulder' is .*nan.*; give numbers",
+    ),
+    "too far": (
+        ARM.replace('pos="0 0 .3"', 'pos="0 1e300 .3"', 1),
+        {},
+        r"pos of body 'upper' is .*; give .* below 1e\+06",
+    ),
+    "too deep": (
+        "<mujoco><worldbody>" + "<body><joint/><geom size='.1'/>" * 500 + "</body>" * 500 + "</worldbody></mujoco>",
+        {},
+        r"XML string: MuJoCo cannot read it: .*; .*MuJoCo reads no chains of so many bodies: cut the model down",
+    ),
     "a URDF": (
         "<?xml version='1.0'?> <!-- lab --> <robot name='arm'/>",
         {},
@@ -356,6 +381,8 @@ def test_damaged_files_load_or_are_refused_in_words(kind, data):
             assert len(said) > 20 and "\n" not in said and ";" in said  # what, and after it the remedy
         else:
             assert np.all(np.isfinite(robot.qpos(robot.home))) and robot.describe()
+            tool = robot.tool_pose(robot.home)
+            assert np.isfinite(tool.position).all() and np.isfinite(tool.rotation).all()
             assert np.isfinite(robot.seeds).all() and np.isfinite(robot.spheres.radii).all()
 
 

@@ -153,7 +153,7 @@ class Embodiment:
         """
         from diffopt.robots.urdf import read
 
-        spec, label, found = read(source, packages or {})
+        spec, label, found = read(source, packages or {}, options.get("limits") or ())
         if not options.get("name"):
             options["name"] = spec.modelname
         try:
