@@ -39,16 +39,18 @@ SPEEDS = {
     "tracking": 2.5,
     "moving_collision": 2.0,
     "near_path": 0.3,
+    "retarget": 0.08,
 }  # [rad/s]
 SPAN = {"contact_forces": 0.04, "reach": 0.006, "tolerant_reach": 0.1}  # to either side of the example [rad]
 
 
 def examples() -> dict[str, Any]:
-    """The example of every constraint, by the name of its file."""
+    """The example of every constraint with a zero set of its own (not costs, not what is made of others), by the name of its file."""
     found = {}
     for module in pkgutil.iter_modules(diffopt.constraints.__path__, "diffopt.constraints."):
         for value in vars(importlib.import_module(module.name)).values():
-            if inspect.isclass(value) and value.__module__ == module.name and hasattr(value, "example"):
+            of_file = inspect.isclass(value) and value.__module__ == module.name and hasattr(value, "example")
+            if of_file and "base" not in value.__dataclass_fields__ and getattr(value, "kind", None) != "cost":
                 found[module.name.rsplit(".", 1)[1]] = value.example
     return found
 
@@ -98,7 +100,9 @@ def draw(name: str, example: Any) -> None:
         seen = values(jnp.stack(jnp.meshgrid(x, y, indexing="ij"), axis=-1))
     elif np.ndim(aux["joints"]) == 2:
         robot, (i, j), most = constraint.robot, JOINTS.get(name, (0, 3)), SPEEDS[name]
-        home = {"moving_collision": other["joints"], "near_path": aux["joints"]}.get(name, robot.home)
+        home = {"moving_collision": other["joints"], "near_path": aux["joints"], "retarget": aux["joints"]}.get(
+            name, robot.home
+        )
         x = y = np.linspace(-most, most, RESOLUTION)
         labels = f"{robot.arm[i]} [rad/s]", f"{robot.arm[j]} [rad/s]"
         across = (jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))

@@ -6,7 +6,9 @@ an infeasible (plan, auxiliary unknowns).
 
 import importlib
 import inspect
+import pathlib
 import pkgutil
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 import diffopt.constraints
-from diffopt.constraints import ConstraintSet, JointsLinear, Labelled, Windowed
+from diffopt.constraints import AtEveryKnot, ConstraintSet, JointsLinear, Labelled, Windowed
 from diffopt.solvers import Knots, Window
 
 STEP = 1e-3
@@ -26,15 +28,51 @@ def kinds():
     found = {}
     for module in pkgutil.iter_modules(diffopt.constraints.__path__, "diffopt.constraints."):
         for name, value in vars(importlib.import_module(module.name)).items():
-            if inspect.isclass(value) and value.__module__ == module.name and hasattr(value, "example"):
+            if inspect.isclass(value) and value.__module__ == module.name and hasattr(value, "residual"):
                 found[name] = value
+    del found["Constraint"]  # the protocol
     return found
 
 
 KINDS = kinds()
 
 
-LONG = {"ContactForces", "FollowerLimits", "TorqueLimits", "Tracking"}  # to compile; their own tests are quick
+LONG = {
+    "AtEveryKnot",
+    "ContactForces",
+    "FollowerLimits",
+    "ReachAlong",
+    "TorqueLimits",
+    "Tracking",
+}  # to compile; their own tests are quick
+# the functions that make those which are not made by their class's name
+MADE_BY = {
+    "AtEveryKnot": ("along",),
+    "FromCheck": ("from_check",),
+    "FromResidual": ("from_residual",),
+    "Later": ("later",),
+    "LimitsAlong": ("along",),
+    "MotionLimits": ("velocity_limits",),
+    "ReachAlong": ("along",),
+    "Softened": ("soften",),
+    "SoftenedJoints": ("soften",),
+    "SoftenedWindows": ("soften",),
+    "TorqueLimits": ("torque_limits",),
+    "Carried": ("Carried", "retarget"),
+    "WorkspaceBox": ("WorkspaceBox", "WorkspaceBox.between"),
+}
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+# made of others, whose pictures they share, or without a zero set in two numbers
+NOT_DRAWN = {
+    "Overlap",
+    "Later",
+    "AtEveryKnot",
+    "LimitsAlong",
+    "ReachAlong",
+    "Softened",
+    "SoftenedJoints",
+    "SoftenedWindows",
+}
 
 
 @pytest.fixture(
@@ -50,6 +88,7 @@ def looked_at(request):
             return ConstraintSet.of(constraint).report(plan, aux, None)
 
         seen = {"good": report(*good), "bad": report(*bad), "rows": constraint.residual(*good, None)}
+        seen["paid"] = jnp.stack([0.5 * jnp.sum(constraint.residual(*one, None) ** 2) for one in (good, bad)])
         if postures is None:
             return seen
 
@@ -70,11 +109,19 @@ def looked_at(request):
             seen["stated"] = jax.vmap(stated)(postures)
         if isinstance(constraint, Windowed):
             seen["stated"] = jax.vmap(by_windows)(postures)
+        if isinstance(constraint, AtEveryKnot):
+            seen["stated"] = jax.vmap(by_blocks)(postures)
         return seen
 
     def by_windows(q):
         rows, windows = constraint.windows(good[0], good[1] | {"joints": q.reshape(shape)}, None)
         pieces = tuple(Window(blocks=blocks, first=first) for first, blocks in windows)
+        return jnp.ravel(rows), Knots(pieces=pieces, horizon=shape[0], width=shape[1]).dense().T
+
+    def by_blocks(q):
+        still = jax.tree.map(lambda leaf: jnp.zeros((shape[1], *leaf.shape)), good[0])
+        rows, blocks = constraint.blocks(good[0], still, good[1] | {"joints": q.reshape(shape)}, None)
+        pieces = (Window(blocks=blocks[:, :, None]),)
         return jnp.ravel(rows), Knots(pieces=pieces, horizon=shape[0], width=shape[1]).dense().T
 
     joints = good[1].get("joints")
@@ -89,13 +136,17 @@ def test_examples_are_what_they_say(looked_at):
     constraint, (plan, _), seen = looked_at
     assert isinstance(plan, constraint.plan_type) and constraint.name
     assert constraint.kind in ("eq", "ineq", "cost", "check")
+    if constraint.kind == "cost":  # is not asked for, and is larger where it should be
+        assert seen["good"].satisfied and seen["bad"].satisfied and not seen["bad"].violation
+        assert seen["paid"][1] > 10 * seen["paid"][0]
+        return
     assert seen["good"].satisfied and not seen["bad"].satisfied
     assert seen["bad"].violation[constraint.name] > np.max(constraint.tolerance)
 
 
 def test_labels_name_every_row(looked_at):
     constraint, _, seen = looked_at
-    if isinstance(constraint, Labelled):
+    if isinstance(constraint, Labelled) and constraint.labels():
         assert len(constraint.labels()) == seen["rows"].shape[-1]
     assert np.ndim(constraint.tolerance) == 0 or len(constraint.tolerance) == seen["rows"].shape[-1]
 
@@ -118,6 +169,22 @@ def test_derivatives_are_exact(looked_at):
         np.testing.assert_allclose(seen["stated"][1], seen["derivative"], atol=2e-5 * size)
 
 
-def test_all_are_public():
-    for name in KINDS:
-        assert name in diffopt.constraints.__all__ or name in ("FromResidual",)
+def test_all_have_an_example_and_are_public_and_documented():
+    """A constraint that is added without an example, a public name, an equation or a picture is found here."""
+    text = (DOCS / "constraints.md").read_text()
+    for name, kind in KINDS.items():
+        assert hasattr(kind, "example"), f"{name} has no example(key), which the tests of every constraint need"
+        calls = MADE_BY.get(name, (name,))
+        assert any(c in diffopt.constraints.__all__ or hasattr(ConstraintSet, c) for c in calls), (
+            f"{name} is not public"
+        )
+        sections = [s for s in re.split(r"^#+ ", text, flags=re.M) if any(f"{c}(" in s for c in calls)]
+        equations = [
+            s for s in sections if re.search(r"^    \S.*$", re.sub(r"```.*?```", "", s, flags=re.S), flags=re.M)
+        ]
+        assert equations, f"docs/constraints.md has no section with {' or '.join(calls)} and its equation"
+        if name not in NOT_DRAWN:
+            picture = f"constraints/{kind.__module__.rsplit('.', 1)[1]}.png"
+            assert f"({picture})" in text and (DOCS / picture).is_file(), (
+                f"docs/constraints.md has no picture of {name}"
+            )

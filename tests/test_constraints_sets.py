@@ -45,7 +45,7 @@ def test_samplers_that_judge_satisfy_a_check(name, check):
 
 @pytest.mark.parametrize("name", ["dps", pytest.param("ogd", marks=pytest.mark.slow)])
 def test_samplers_that_follow_gradients_do_not_see_a_check_and_are_told_the_truth(name):
-    both = diffopt.sample(POLICY, ConstraintSet.of(LEFT_BY, LOW), n=16, key=0, sampler=name, levels=8)
+    both = diffopt.sample(POLICY, ConstraintSet.of(LEFT_BY, LOW), n=16, key=0, sampler=name, levels=8, attempts=1)
     x = np.asarray(both.plans.values)
     expected = (x[:, 0] <= 0.1) & (x[:, 1] <= 0.501)
     np.testing.assert_array_equal(np.asarray(both.feasible), expected)
@@ -71,6 +71,30 @@ def test_a_check_is_asked_once_for_a_batch_and_has_no_derivative():
     wrong = from_check(left_by, 0.1, name="left", batched=True, rows=2)
     with pytest.raises(Exception, match=r"check 'left' gave .*expected rows=2"):
         jax.block_until_ready(wrong.residual(Point(values=x[0]), {}, None))
+
+
+def test_functions_of_the_user_that_go_wrong_are_named():
+    plan = Point(values=jnp.zeros(2))
+
+    def residual(function):
+        return jax.jit(lambda plan: from_residual(function, name="mine", plan_type=Point).residual(plan, {}, None))(
+            plan
+        )
+
+    for function, kind in ((lambda p: p.hight, AttributeError), (lambda p: float(p.values[0]), TypeError)):
+        with pytest.raises(kind) as said:
+            residual(function)
+        assert "constraint 'mine', which was given a Point (values) and 0 numbers" in said.value.__notes__[0]
+    with pytest.raises(TypeError, match="'mine' gave nothing; a residual is an array of numbers"):
+        residual(lambda p: None)
+    with pytest.raises(TypeError, match=r"'mine' gave truth values; .*from_check"):
+        residual(lambda p: p.values > 0)
+    for function, message in (
+        (lambda p, aux: 1 / 0, "failed with ZeroDivisionError"),
+        (lambda p, aux: "yes", "gave .*'yes'"),
+    ):
+        with pytest.raises(Exception, match=rf"check 'mine' {message}"):
+            jax.block_until_ready(from_check(function, name="mine", plan_type=Point).residual(plan, {}, None))
 
 
 def test_a_soft_constraint_is_a_cost_of_its_squared_violation():
@@ -113,6 +137,8 @@ def test_margins_are_tightened_by_name():
     robot = embodiments.load("panda-allegro")
     constraints = robot.constraints
     tight = constraints.tightened(0.1, names=["joint_limits"])
+    soft = constraints.soften("joint_limits", weight=1.0).tightened(0.1, names=["joint_limits"])
+    assert soft["joint_limits"].base.margin == tight["joint_limits"].margin
     assert isinstance(tight["joint_limits"], JointLimits) and isinstance(tight["self_collision"], SelfCollision)
     assert (
         tight["joint_limits"].margin == pytest.approx(0.1) and tight["self_collision"] is constraints["self_collision"]

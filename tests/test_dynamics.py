@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffopt.constraints import MovingCollision, moved, torque_limits
 from diffopt.geometry import Pose, shapes
@@ -12,6 +14,7 @@ from diffopt.paths import ToolPath
 from diffopt.robots import embodiments, mjcf, sampling
 from diffopt.robots.dynamics import inertias, inverse_dynamics
 from diffopt.robots.embodiment import Embodiment
+from diffopt.robots.embodiments import parts
 
 SLIDER = """<mujoco><worldbody><body name="cart"><joint name="rail" type="slide" axis="0 1 0" range="-1 1"/>
 <geom type="box" size=".1 .1 .1" mass="2"/><body name="arm" pos="0 0 .2"><joint name="swing" axis="1 0 0" range="-2 2" armature=".03"/>
@@ -26,7 +29,8 @@ def motion(robot, seed):
 
 
 def random_arm(seed):
-    """A chain of five random hinges and slides, with bodies off the axes and side branches without joints, as MJCF."""
+    """A random tree as MJCF: a chain of five hinges and slides up to the tool "b4", with bodies off the axes, and side branches, some of
+    which have joints too, that stay where they are."""
     rng = np.random.default_rng(seed)
 
     def numbers(size, scale=0.2):
@@ -39,25 +43,42 @@ def random_arm(seed):
         xml += f'<joint name="j{i}" type="{kind}" pos="{numbers(3, 0.05)}" axis="{numbers(3)}" range="-1.5 1.5" '
         xml += f'armature="{rng.uniform(0, 0.1):.4f}"/><geom type="box" size=".02 .03 .05" pos="{numbers(3, 0.1)}" '
         xml += f'mass="{rng.uniform(0.2, 2):.3f}"/>'
-        xml += f'<body name="side{i}" pos="{numbers(3)}"><geom type="sphere" size=".03" mass=".3"/></body>'
+        held = f'<joint name="side{i}" axis="{numbers(3)}" range="-1 1"/>' if rng.uniform() < 0.5 else ""
+        xml += f'<body name="side{i}" pos="{numbers(3)}">{held}<geom type="box" size=".03 .01 .02" mass=".3"/>'
+        xml += f'<body name="twig{i}" pos="{numbers(3)}"><geom type="sphere" size=".03" mass=".2"/></body></body>'
         ends += "</body>"
     return f'<mujoco model="random"><compiler angle="radian"/><worldbody>{xml}{ends}</worldbody></mujoco>'
 
 
 SHIPPED = ("panda-gripper", "ur5e-shadow", "xarm7-leap")
-REST = ("panda-barrett", "xarm7-allegro", "ur5e-barrett", "panda-allegro", "ur5e-gripper", "xarm7-shadow")
+REST = tuple(n for n in embodiments.names() if n.split("-")[0] in parts.ARMS and n not in SHIPPED)
 
 
-@pytest.mark.parametrize(
-    "name", [*SHIPPED, "slider", 0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in (*REST, 2, 3, 4, 5))]
-)
-def test_inverse_dynamics_are_mujocos(name, monkeypatch):
-    """Against `mj_rne` with rotor inertias, at random states, the base turned; of shipped robots and random chains."""
-    monkeypatch.setattr(sampling, "_SAMPLES", 50 if isinstance(name, int) else sampling._SAMPLES)
-    if isinstance(name, int):
-        robot = Embodiment.from_mjcf(random_arm(name), tool="b4")
-    else:
-        robot = Embodiment.from_mjcf(SLIDER, tool="tool", hand=()) if name == "slider" else embodiments.load(name)
+@pytest.mark.parametrize("name", [*SHIPPED, "slider", *(pytest.param(n, marks=pytest.mark.slow) for n in REST)])
+def test_inverse_dynamics_are_mujocos(name):
+    """Against `mj_rne` with rotor inertias, at random states, the base turned; of every shipped robot that has an arm."""
+    agrees(Embodiment.from_mjcf(SLIDER, tool="tool", hand=()) if name == "slider" else embodiments.load(name))
+
+
+def random_robot(seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_SAMPLES", 50)
+        return Embodiment.from_mjcf(random_arm(seed), tool="b4")
+
+
+def test_inverse_dynamics_of_a_random_tree_are_mujocos():
+    agrees(random_robot(0))
+
+
+@pytest.mark.slow
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6))
+def test_inverse_dynamics_of_random_trees_are_mujocos(seed):
+    agrees(random_robot(seed))
+
+
+def agrees(robot):
+    """`inverse_dynamics` and `mj_rne`, the base turned, the hand at rest, its followers where the couplings have them."""
     turn = np.array([[1.0, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]])
     model = mjcf.read(robot.xml)[0].compile()
     model.opt.gravity = turn.T @ model.opt.gravity  # of a base that is turned, seen from the base

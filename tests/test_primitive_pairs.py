@@ -9,8 +9,13 @@ import mujoco
 import numpy as np
 import pytest
 
+from diffopt.constraints import SceneCollision
+from diffopt.constraints.collision import looked_at
+from diffopt.constraints.wrist import at_home
 from diffopt.geometry import shapes
+from diffopt.robots import embodiments
 from diffopt.robots.bodies import Spheres
+from diffopt.robots.embodiments import parts
 
 SIZES = {
     "sphere": "0.06",
@@ -108,3 +113,81 @@ def test_every_pair_of_types_against_itself(setting):
             assert expected - more - other - EXACT <= ours <= expected + EXACT, (one, two, seed)
             seen[one, two] += 1
     assert min(seen.values()) >= 2
+
+
+AMONG = {  # obstacles in the reach of an arm: sizes and places [m]
+    "sphere": ((0.1,), (0.5, 0.3, 0.4)),
+    "capsule": ((0.05, 0.1), (-0.4, 0.4, 0.5)),
+    "cylinder": ((0.08, 0.15), (0.1, -0.6, 0.3)),
+    "box": ((0.1, 0.2, 0.05), (-0.5, -0.3, 0.7)),
+}
+TURN = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
+WITH_ARM = [n for n in embodiments.names() if n.split("-")[0] in parts.ARMS]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "ur5e" else pytest.mark.slow) for n in WITH_ARM])
+def test_distances_of_shipped_robots_are_mujocos(name):
+    """Of every moving sphere to obstacles of all types, to single precision; and of every body, by its geoms: never more, and less by no
+    more than its spheres are said to reach outside."""
+    robot = embodiments.load(name)
+    obstacles = shapes.Shapes.none()
+    spec = robot.model_spec()
+    quaternion = np.zeros(4)
+    mujoco.mju_mat2Quat(quaternion, TURN.ravel())
+    for kind, (size, place) in AMONG.items():
+        made = (
+            shapes.box(jnp.array(size), place, TURN)
+            if kind == "box"
+            else OBSTACLES[kind](*size, place, *([] if kind == "sphere" else [TURN]))
+        )
+        obstacles = obstacles | made
+        spec.worldbody.add_geom(
+            name=kind,
+            type=getattr(mujoco.mjtGeom, f"mjGEOM_{kind.upper()}"),
+            size=[*size, 0, 0][:3],
+            pos=place,
+            quat=quaternion,
+        )
+    constraint = SceneCollision(shapes=obstacles, robot=robot, rows="pair", margin=0.0)
+    _, cover, _ = looked_at(constraint, ("pair",), len(AMONG), 0)
+    bodies = spec.bodies
+    for i, (b, center, radius) in enumerate(
+        zip(cover.body, np.array(cover.center).reshape(-1, 3), cover.radius, strict=True)
+    ):
+        bodies[b].add_geom(
+            name=f"cover{i}",
+            type=mujoco.mjtGeom.mjGEOM_SPHERE,
+            size=[radius, 0, 0],
+            pos=center,
+            mass=0,
+            contype=0,
+            conaffinity=0,
+        )
+    model = spec.compile()
+    data = mujoco.MjData(model)
+    plan = at_home(robot, jax.random.key(0))[0]
+    ours = jax.jit(lambda q: constraint.residual(plan, {"joints": q}, None))
+    own = [g for g in range(model.ngeom) if model.geom_contype[g] | model.geom_conaffinity[g] and model.geom_bodyid[g]]
+    rng = np.random.default_rng(0)
+    lower, upper = np.maximum(robot.lower, -np.pi), np.minimum(robot.upper, np.pi)
+    for _ in range(3):
+        q = rng.uniform(lower, upper)
+        data.qpos[:] = robot.qpos(jnp.asarray(q, jnp.float32))
+        mujoco.mj_kinematics(model, data)
+        found = -np.asarray(ours(jnp.asarray(q, jnp.float32))).reshape(len(cover), len(AMONG))
+        for o, kind in enumerate(AMONG):
+            other = model.geom(kind).id
+
+            def to(geom, other=other):
+                return mujoco.mj_geomDistance(model, data, geom, other, 10.0, None)
+
+            for i in range(len(cover)):
+                expected = to(model.geom(f"cover{i}").id)
+                if expected > 0.002:
+                    np.testing.assert_allclose(found[i, o], expected, atol=2e-5)
+            for b in set(cover.body):
+                mine = [i for i, body in enumerate(cover.body) if body == b]
+                expected = min(to(g) for g in own if model.geom_bodyid[g] == b)
+                if expected > 0.002:
+                    reach = max(cover.overshoot[i] for i in mine)
+                    assert expected - reach - EXACT <= found[mine, o].min() <= expected + EXACT, (b, kind)

@@ -1,6 +1,7 @@
 """Files as laboratories have them: robots of others, odd and broken ones. They load, or are refused in words."""
 
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -153,6 +154,36 @@ BAD = {
         {},
         r"slide 'wrist' of 'arm' has no limits.*limits=.'wrist': \(low, high\)",
     ),
+    "no number": (
+        ARM.replace('pos="0 0 .3"', 'pos="0 nan .3"', 1),
+        {},
+        r"XML string: pos of body 'upper' is \[0. *nan *0.3\]; give numbers",
+    ),
+    "no axis": (
+        ARM.replace('axis="0 1 0"', 'axis="0 nan 0"', 1),
+        {},
+        r"axis of joint 'shoulder' is .*nan.*; give numbers",
+    ),
+    "no range": (
+        ARM.replace('range="-2 2"', 'range="-2 nan"', 1),
+        {},
+        r"range of joint 'shoulder' is .*nan.*; give numbers",
+    ),
+    "too far": (
+        ARM.replace('pos="0 0 .3"', 'pos="0 1e300 .3"', 1),
+        {},
+        r"pos of body 'upper' is .*; give .* below 1e\+06",
+    ),
+    "too deep": (
+        "<mujoco><worldbody>" + "<body><joint/><geom size='.1'/>" * 500 + "</body>" * 500 + "</worldbody></mujoco>",
+        {},
+        r"XML string: MuJoCo cannot read it: .*; .*MuJoCo reads no chains of so many bodies: cut the model down",
+    ),
+    "a URDF": (
+        "<?xml version='1.0'?> <!-- lab --> <robot name='arm'/>",
+        {},
+        r"<robot>, not <mujoco>; read URDF with Embodiment.from_urdf",
+    ),
     "another tree": (ARM, dict(base="cube"), r"tool 'palm' is not below base 'cube' in XML string, but below 'base'"),
     "the world": (ARM, dict(tool="world"), r"the tool is a body of the robot, not the world"),
     "the world as base": (ARM, dict(base="world"), r"base 'world' is the world in XML string"),
@@ -164,6 +195,30 @@ def test_bad_files_are_answered_in_words(name):
     xml, options, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         Embodiment.from_mjcf(xml, **{"tool": "palm", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(tolerance=-0.01), r"tolerance=-0.01: .*positive number"),
+        (dict(tolerance={"plam": 0.01}), r"tolerance: no body 'plam' in 'arm'; it has: base, upper, palm, finger"),
+        (dict(most_spheres=0), r"most_spheres=0: .*from 1 on"),
+        (dict(velocity={"wrist": -1.0}), r"velocity limit of 'wrist' of 'arm': -1.0; give a positive number"),
+        (dict(velocity={"wrist": "fast"}), r"velocity limit of 'wrist' of 'arm': 'fast'; give"),
+        (dict(limits={"bend": 3}), r"limits of 'bend' of 'arm': 3; give the lower and then the upper"),
+        (dict(home={"bend": float("nan")}), r"home of 'bend' of 'arm': nan; give a number"),
+        (dict(hand="bend"), r"hand='bend': .*list of names, hand=\['bend'\]"),
+        (dict(velocity={"wirst": 1.0}), r"no joint 'wirst' in 'arm'; it has: shoulder, wrist, bend"),
+    ],
+)
+def test_options_that_make_no_sense_are_answered_in_words(options, message):
+    with pytest.raises((ValueError, KeyError, TypeError), match=message):
+        Embodiment.from_mjcf(ARM, tool="palm", **options)
+
+
+def test_covers_that_are_coarser_than_asked_for_are_named():
+    notes = " ".join(Embodiment.from_mjcf(ARM, tool="palm", most_spheres=1).notes)
+    assert re.search(r"spheres reach up to \d+ mm outside \(of upper; further .*base, .*most_spheres=1", notes)
 
 
 def test_missing_meshes_are_named(tmp_path):
@@ -326,6 +381,8 @@ def test_damaged_files_load_or_are_refused_in_words(kind, data):
             assert len(said) > 20 and "\n" not in said and ";" in said  # what, and after it the remedy
         else:
             assert np.all(np.isfinite(robot.qpos(robot.home))) and robot.describe()
+            tool = robot.tool_pose(robot.home)
+            assert np.isfinite(tool.position).all() and np.isfinite(tool.rotation).all()
             assert np.isfinite(robot.seeds).all() and np.isfinite(robot.spheres.radii).all()
 
 

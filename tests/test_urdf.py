@@ -140,6 +140,18 @@ BAD = {
     "cut off": (PLAIN[:-10], r"URDF string: no well-formed XML"),
     "MJCF": ("<mujoco/>", r"the outermost element is <mujoco>, not <robot>"),
     "xacro": (PLAIN.replace('"7"', '"${effort}"'), r"holds xacro; expand it first"),
+    "limits the wrong way round": (
+        PLAIN.replace('lower="-1" upper="2"', 'lower="2" upper="-1"'),
+        r"limits of joint 'shoulder' are \[2, -1\]; give",
+    ),
+    "limits that leave no room": (
+        PLAIN.replace('lower="-1" upper="2"', 'lower="0" upper="0"'),
+        r"'shoulder' are \[0, 0\]; .*a fixed or a cont",
+    ),
+    "limits that are no numbers": (
+        PLAIN.replace('lower="-1"', 'lower="low"'),
+        r"limits of joint 'shoulder' are \[low, 2\]; give",
+    ),
     "two links of one name": (
         PLAIN.replace('link name="left"', 'link name="right"'),
         r"links need names of their own.*'right'",

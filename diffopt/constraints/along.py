@@ -26,9 +26,13 @@ from diffopt.constraints.base import (
     LikeBase,
     OfRobot,
 )
+from diffopt.constraints.joint_limits import JointLimits
+from diffopt.constraints.orientation_cone import OrientationCone
+from diffopt.constraints.reach import Reach
 from diffopt.constraints.set import ConstraintSet
 from diffopt.paths import JointPath, Path, ToolPath, is_path
 from diffopt.plans import Grasp
+from diffopt.robots.embodiment import Embodiment
 from diffopt.robots.motion import follow
 
 
@@ -79,6 +83,14 @@ class AtEveryKnot(_Along):
     def labels(self) -> tuple[str, ...]:
         return self.base.labels() if isinstance(self.base, Labelled) else ()
 
+    @staticmethod
+    def example(key: Any) -> tuple[AtEveryKnot, tuple[ToolPath, Auxiliary], tuple[ToolPath, Auxiliary]]:
+        """An orientation cone along three knots; (plan, aux) within it, and with the last knot outside."""
+        base, (_, held), (_, bent) = OrientationCone.example(key)
+        good = jnp.tile(held["joints"], (3, 1))
+        bad = good.at[2].set(bent["joints"])
+        return AtEveryKnot(base=base), _held_along(base.robot, good), _held_along(base.robot, bad)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +112,14 @@ class LimitsAlong(_Along):
 
     def labels(self) -> tuple[str, ...]:
         return self.base.labels()
+
+    @staticmethod
+    def example(key: Any) -> tuple[LimitsAlong, tuple[ToolPath, Auxiliary], tuple[ToolPath, Auxiliary]]:
+        """Three knots within the limits, and with one of them outside (plan, aux)."""
+        base, (_, inside), (_, outside) = JointLimits.example(key)
+        good = jnp.tile(inside["joints"], (3, 1))
+        bad = good.at[1].set(outside["joints"])
+        return LimitsAlong(base=base), _held_along(base.robot, good), _held_along(base.robot, bad)
 
 
 @jax.tree_util.register_dataclass
@@ -165,6 +185,15 @@ class ReachAlong(_Along):
     def labels(self) -> tuple[str, ...]:
         return self.base.robot.arm if self.by_joints else self.base.labels()
 
+    @staticmethod
+    def example(key: Any) -> tuple[ReachAlong, tuple[ToolPath, Auxiliary], tuple[ToolPath, Auxiliary]]:
+        """A path that the joints follow, and one that they miss by 5 cm at one knot (plan, aux)."""
+        base, (_, held), _ = Reach.example(key)
+        joints = held["joints"] + 0.1 * jnp.arange(3)[:, None]
+        plan, aux = _held_along(base.robot, joints)
+        missed = replace(plan, position=plan.position.at[1, 2].add(0.05))
+        return ReachAlong(base=base), (plan, aux), (missed, aux)
+
 
 def along(constraint: Constraint, spec: Any) -> Constraint:
     """The constraint, of one configuration, at every knot of the paths that `spec` (a `ToolPathSpec` or `JointPathSpec`) describes."""
@@ -198,3 +227,10 @@ def grasp_at(knot: Path, constraint: Constraint) -> Grasp:
         )
     pose = constraint.robot.tool_pose(knot.arm)
     return Grasp(position=pose.position, rotation=pose.rotation, joints=knot.joints, squeeze=squeeze)
+
+
+def _held_along(robot: Embodiment, joints: Float[Array, "H A"]) -> tuple[ToolPath, Auxiliary]:
+    """The path of the tool on which the arm has some joints, its hand at rest."""
+    tool = jax.vmap(robot.tool_pose)(joints)
+    hand = jnp.tile(robot.hand_home, (len(joints), 1))
+    return ToolPath(position=tool.position, rotation=tool.rotation, joints=hand, dt=0.1), {"joints": joints}

@@ -54,7 +54,14 @@ class FromCheck:
 
         def ask(rows: list[np.ndarray]) -> np.ndarray:
             plan, aux, numbers = jax.tree.unflatten(structure, rows)
-            found = np.asarray(self.function(plan, aux, *numbers))
+            try:
+                found = np.asarray(self.function(plan, aux, *numbers))
+            except Exception as error:
+                raise RuntimeError(f"check {self.name!r} failed with {type(error).__name__}: {error}") from error
+            if found.dtype.kind not in "biuf":
+                raise TypeError(
+                    f"check {self.name!r} gave {found!r}; expected a number (satisfied when <= 0) or a truth value"
+                )
             return 1.0 - found if found.dtype == bool else found
 
         one_by_one = range(0 if self.batched else count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import jax
@@ -27,7 +27,21 @@ class FromResidual:
     tolerance: float | tuple[float, ...] = field(default=1e-3, metadata=dict(static=True))
 
     def residual(self, plan: Any, aux: Auxiliary, context: Any) -> Float[Array, "m"]:
-        return jnp.atleast_1d(self.function(plan, *self.numbers))
+        try:
+            rows = self.function(plan, *self.numbers)
+        except Exception as error:
+            there = ", ".join(f.name for f in fields(plan)) if is_dataclass(plan) else type(plan).__name__
+            error.add_note(
+                f"in the function of constraint {self.name!r}, which was given a {type(plan).__name__} ({there}) and "
+                f"{len(self.numbers)} numbers; it is traced by JAX: compute with jax.numpy, or use from_check for any other code"
+            )
+            raise
+        if rows is None or jnp.issubdtype(jnp.result_type(rows), jnp.bool_):
+            gave = "nothing" if rows is None else "truth values"
+            raise TypeError(
+                f"the function of constraint {self.name!r} gave {gave}; a residual is an array of numbers (for truth values: from_check)"
+            )
+        return jnp.atleast_1d(rows)
 
     @staticmethod
     def example(key: Any) -> tuple[FromResidual, tuple[Point, Auxiliary], tuple[Point, Auxiliary]]:

@@ -6,7 +6,7 @@ the network's vector holds them; limits of a motion start behind them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffopt.constraints.base import Auxiliary, HasAuxiliary, Labelled, LikeBase, Windowed
+from diffopt.constraints.motion_limits import MotionLimits
 from diffopt.constraints.set import ConstraintSet
 from diffopt.paths import JointPath, Path, ToolPath
 
@@ -57,6 +58,13 @@ class Later(LikeBase):
 
     def labels(self) -> tuple[str, ...]:
         return self.base.labels() if isinstance(self.base, Labelled) else ()
+
+    @staticmethod
+    def example(key: Any) -> tuple[Later, tuple[ToolPath, Auxiliary], tuple[ToolPath, Auxiliary]]:
+        """Velocity limits from the third knot on; (plan, aux) that is too fast before it only, and everywhere."""
+        base, (plan, slow), (_, fast) = MotionLimits.example(key)
+        start = slow["joints"].at[0].add(2.0)
+        return Later(base=replace(base, past=None), first=2), (plan, {"joints": start}), (plan, fast)
 
 
 def later(constraints: ConstraintSet, first: int) -> ConstraintSet:

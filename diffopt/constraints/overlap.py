@@ -46,3 +46,16 @@ class Overlap:
         """The residual and its derivatives by the joints; see `Windowed`."""
         blocks = self.weight[:, None, None, None] * jnp.eye(self.joints.shape[1])[None, :, None]
         return self.residual(plan, aux, context), ((0, blocks),)
+
+    @staticmethod
+    def example(key: Any) -> tuple[Overlap, tuple[JointPath, Auxiliary], tuple[JointPath, Auxiliary]]:
+        """Four knots of three joints, the last of them without an earlier plan; (plan, aux) near it, and far from it."""
+        earlier = jax.random.uniform(key, (4, 3))
+        cost = Overlap(joints=earlier, weight=jnp.array([3.0, 2.0, 1.0, 0.0]))
+        near, far = earlier.at[3].add(1.0) + 0.01, earlier + 0.5
+        hand = jnp.zeros((4, 1))
+        return (
+            cost,
+            (JointPath(arm=near, joints=hand, dt=0.1), {"joints": near}),
+            (JointPath(arm=far, joints=hand, dt=0.1), {"joints": far}),
+        )

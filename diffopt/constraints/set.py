@@ -94,6 +94,10 @@ class ConstraintSet:
             )
         return ConstraintSet(_bind(self.constraints + tuple(added)))
 
+    def __ror__(self, other: Constraint) -> ConstraintSet:
+        """A single constraint, and then this set."""
+        return ConstraintSet.of(other) | self
+
     def remove(self, *names: str) -> ConstraintSet:
         """The set without some constraints."""
         gone = {self._index(name) for name in names}
@@ -116,8 +120,8 @@ class ConstraintSet:
             return ConstraintSet(tuple(tightened(c, amount) for c in self))
         out = self
         for name in (names,) if isinstance(names, str) else names:
-            if not isinstance(self[name], HasMargin):
-                able = [c.name for c in self if isinstance(c, HasMargin)]
+            if not has_margin(self[name]):
+                able = [c.name for c in self if has_margin(c)]
                 raise ValueError(
                     f"constraint {name!r} has no margin to tighten; these have: {', '.join(able) or 'none'}"
                 )
@@ -199,6 +203,11 @@ class ConstraintSet:
         if name not in self.names:
             raise KeyError(f"no constraint {name!r} in this set; it has: {', '.join(self.names) or 'none'}")
         return self.names.index(name)
+
+
+def has_margin(constraint: Any) -> bool:
+    """Whether a constraint, or what it is made of, keeps a margin."""
+    return isinstance(constraint, HasMargin) or (isinstance(constraint, Wraps) and has_margin(constraint.base))
 
 
 def tightened(constraint: Any, amount: float | Float[Array, ""]) -> Any:

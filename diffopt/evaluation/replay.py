@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from diffopt.geometry import Pose
 from diffopt.physics.mjx_scene import compiler_options, unsupported
+from diffopt.physics.mjx_step import step as stepped
 from diffopt.tasks.workcell import STEPS, Episode, Workcell
 
 HOLD = 5  # periods
@@ -123,7 +124,7 @@ def _period(cell: Workcell) -> Callable[[Any, dict, np.ndarray], dict]:
         last = state["ctrl"]
 
         def one(k, data):
-            return mjx.step(placed, data.replace(ctrl=last + (k + 1) / STEPS * (ctrl - last)))
+            return stepped(placed, data.replace(ctrl=last + (k + 1) / STEPS * (ctrl - last)))
 
         data = jax.lax.fori_loop(0, STEPS, one, template.replace(**state))
         return {name: getattr(data, name) for name in _STATE}

@@ -32,6 +32,7 @@ from diffopt.physics.engine import (
 )
 from diffopt.physics.mjx_follow import follow_in_mjx
 from diffopt.physics.mjx_scene import compiler_options, structure_of
+from diffopt.physics.mjx_step import step
 
 if TYPE_CHECKING:
     import mujoco
@@ -209,7 +210,7 @@ def _compiled(key: tuple, example: _Once) -> Callable:
                 body_pos=mine.body_pos.at[mocap].set(position), body_quat=mine.body_quat.at[mocap].set(quaternion)
             )
         data = template.replace(**state)
-        data = jax.lax.fori_loop(0, steps, lambda _, d: mjx.step(mine, d), data)
+        data = jax.lax.fori_loop(0, steps, lambda _, d: step(mine, d), data)
         return {k: getattr(data, k) for k in _STATE}
 
     return jax.jit(jax.vmap(simulate, in_axes=(None, 0, 0, None)), compiler_options=compiler_options())

@@ -13,6 +13,7 @@ import numpy as np
 
 from diffopt.physics.course import Course, Record, Watch, at_start
 from diffopt.physics.mjx_scene import compiler_options, structure_of, translate
+from diffopt.physics.mjx_step import step
 
 if TYPE_CHECKING:
     import mujoco
@@ -98,7 +99,7 @@ def _compiled(key: tuple, lanes: int, example: _Example) -> Callable:
 
         def check(state: dict, target: Any) -> tuple[dict, dict]:
             data = template.replace(**state, ctrl=target)
-            data = jax.lax.fori_loop(0, steps, lambda _, d: mjx.step(model, d), data)
+            data = jax.lax.fori_loop(0, steps, lambda _, d: step(model, d), data)
             contact = data._impl.contact
             normal = jnp.where(contact.dist < contact.includemargin, data._impl.efc_force[contact.efc_address], 0.0)
             row = {

@@ -28,8 +28,10 @@ from diffopt.robots.meshes import cover_mesh
 if TYPE_CHECKING:
     import mujoco
 
+TOLERANCE = 0.005  # overshoot that is allowed unless another is given [m]
+MOST = 24  # spheres per geom, likewise
+
 # Covering the unit disc with k equal discs: their radius, and the distance of the outer centres from the middle (Kershner 1939).
-MOST = 24
 _DISCS = {1: (1.0, 0.0), 3: (np.sqrt(3) / 2, 0.5), 4: (np.sqrt(0.5), np.sqrt(0.5)), 7: (0.5, np.sqrt(3) / 2)}
 
 
@@ -81,7 +83,9 @@ class Spheres:
         return (p + sum(R[:, :, k] * local[:, k, None] for k in range(3))).T
 
     @staticmethod
-    def from_model(model: mujoco.MjModel, *, tolerance: float | dict[str, float] = 0.005, most: int = MOST) -> Spheres:
+    def from_model(
+        model: mujoco.MjModel, *, tolerance: float | dict[str, float] = TOLERANCE, most: int = MOST
+    ) -> Spheres:
         """Cover the collision geoms (those with a contype or conaffinity) of all bodies but the world.
 
         Args:
@@ -95,7 +99,7 @@ class Spheres:
                 continue
             allowed = tolerance
             if isinstance(tolerance, dict):
-                allowed = tolerance.get(model.body(b).name, tolerance.get("", 0.005))
+                allowed = tolerance.get(model.body(b).name, tolerance.get("", TOLERANCE))
             local, radius, overshoot = cover_geom(model, g, allowed, most)
             position, rotation = model.geom_pos[g], _rotation(model.geom_quat[g])
             for c, r in zip(local @ rotation.T + position, np.broadcast_to(radius, len(local)), strict=True):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from diffopt.robots.couplings import complete, roots, unread
 from diffopt.robots.describe import Origin
 from diffopt.robots.embodiment import Embodiment, bodies_below
 from diffopt.robots.kinematics import Kinematics
+from diffopt.robots.options import Options
 from diffopt.robots.ranges import narrowed
 from diffopt.robots.sampling import contacts, spread
 
@@ -23,25 +23,6 @@ if TYPE_CHECKING:
     import mujoco
 
 MOST_JOINTS = 100  # that the plan and the arm together may have
-Limits = Mapping[str, tuple[float, float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `Embodiment.from_mjcf` was given; see there. `velocity_from`: where the velocities came from."""
-
-    tool: str
-    hand: Sequence[str] | None
-    base: str | None
-    name: str | None
-    velocity: Mapping[str, float]
-    velocity_from: str
-    limits: Limits
-    home: Mapping[str, float]
-    tolerance: float | dict[str, float]
-    most_spheres: int
-    couple_tendons: bool
-    seeds: int
 
 
 def build(spec: mujoco.MjSpec, label: str, options: Options) -> Embodiment:
@@ -51,16 +32,20 @@ def build(spec: mujoco.MjSpec, label: str, options: Options) -> Embodiment:
     model = mjcf.compile(spec, label)
     kinematics = Kinematics.from_model(model, tendons=options.couple_tendons)
     title = options.name or spec.modelname
+    options.check(kinematics.joint_names, kinematics.body_names[1:], title)
     arm, hand = _parts(kinematics, options, title)
-    limits, limits_from = _limits(model, kinematics, (*arm, *hand), options, title)
+    limits, limits_from = _limits(model, kinematics, (*arm, *hand), options)
     home, home_from = _home(limits, arm, options.home, key, notes)
     notes += _missing(kinematics, arm, hand, limits, options, title) + list(unread(model))
 
     spheres = Spheres.from_model(model, tolerance=options.tolerance, most=options.most_spheres)
-    allowed = max(options.tolerance.values()) if isinstance(options.tolerance, dict) else options.tolerance
-    if max(spheres.overshoot, default=0.0) > allowed + 1e-9:
+    further = {kinematics.body_names[b]: e for b, e in sorted(zip(spheres.body, spheres.overshoot, strict=True))}
+    further = {body: e for body, e in further.items() if e > options.allowed(body) + 1e-9}
+    if further:
+        worst = max(further, key=lambda body: further[body])
         notes.append(
-            f"collision spheres reach up to {1e3 * max(spheres.overshoot):.0f} mm outside; allow more per geom"
+            f"collision spheres reach up to {1e3 * further[worst]:.0f} mm outside (of {worst}; further than asked for: "
+            f"{', '.join(further)}); allow more per geom than most_spheres={options.most_spheres}"
         )
     if not len(spheres):
         notes.append("no collision geoms: collisions are not seen")
@@ -110,10 +95,6 @@ def build(spec: mujoco.MjSpec, label: str, options: Options) -> Embodiment:
 
 def _parts(kinematics: Kinematics, options: Options, title: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The joints of the arm (between the world and the tool) and of the hand (below it), followers replaced by what they follow."""
-    known = kinematics.joint_names
-    for given in (*(options.hand or ()), *options.velocity, *options.home, *options.limits):
-        if given not in known:
-            raise KeyError(f"no joint {given!r} in {title!r}; it has: {', '.join(known)}")
     followers = {c.joint: c for c in kinematics.couplings}
     for joint in options.hand or ():
         if joint in followers:
@@ -154,7 +135,7 @@ def _parts(kinematics: Kinematics, options: Options, title: str) -> tuple[tuple[
 
 
 def _limits(
-    model: mujoco.MjModel, kinematics: Kinematics, joints: tuple[str, ...], options: Options, title: str
+    model: mujoco.MjModel, kinematics: Kinematics, joints: tuple[str, ...], options: Options
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     """Ranges of the independent joints, within which their followers are in theirs; and where they came from."""
     limits: dict[str, tuple[float, float]] = {}
@@ -163,10 +144,6 @@ def _limits(
         limits[joint.name], origin[joint.name] = (kinematics.lower[joint.qpos], kinematics.upper[joint.qpos]), "file"
         if joint.name in options.limits:
             low, high = map(float, options.limits[joint.name])
-            if not low < high:
-                raise ValueError(
-                    f"limits of {joint.name!r} of {title!r}: [{low:g}, {high:g}]; give the lower and then the upper"
-                )
             limits[joint.name], origin[joint.name] = (low, high), "given"
         elif not np.isfinite(limits[joint.name]).all():
             servo = _servo(model, joint.name)

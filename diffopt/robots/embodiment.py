@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from diffopt.geometry import Pose
 from diffopt.robots import describe, mjcf
-from diffopt.robots.bodies import MOST, Spheres
+from diffopt.robots.bodies import MOST, TOLERANCE, Spheres
 from diffopt.robots.couplings import roots
 from diffopt.robots.describe import Origin
 from diffopt.robots.kinematics import Frames, Kinematics
@@ -91,7 +91,7 @@ class Embodiment:
         velocity_from: str = "given",
         limits: Mapping[str, tuple[float, float]] | None = None,
         home: Mapping[str, float] | None = None,
-        tolerance: float | dict[str, float] = 0.005,
+        tolerance: float | dict[str, float] = TOLERANCE,
         most_spheres: int = MOST,
         couple_tendons: bool = True,
     ) -> Embodiment:
@@ -112,10 +112,11 @@ class Embodiment:
           most_spheres: at most so many spheres per geom, even if the tolerance takes more.
           couple_tendons: whether joints that share a motor through a fixed tendon move together; see `couplings`.
         Raises:
-          FileNotFoundError, ValueError, KeyError: no such file or mesh; a model that does not compile, or is no arm with a hand; a name
-            that is not in it. The message says where and what to do.
+          FileNotFoundError, ValueError, KeyError, TypeError: no such file or mesh; a model that does not compile, or is no arm with a hand;
+            a name that is not in it; a number that makes no sense. The message says where and what to do.
         """
-        from diffopt.robots.build import Options, build
+        from diffopt.robots.build import build
+        from diffopt.robots.options import Options
 
         spec, label = mjcf.read(source)
         options = Options(
@@ -155,7 +156,7 @@ class Embodiment:
         """
         from diffopt.robots.urdf import read
 
-        spec, label, found = read(source, packages or {})
+        spec, label, found = read(source, packages or {}, options.get("limits") or ())
         if not options.get("name"):
             options["name"] = spec.modelname
         try:

@@ -35,17 +35,33 @@ def read(source: Source) -> tuple[mujoco.MjSpec, str]:
     label = "XML string" if is_xml(text) else text
     try:
         if label == "XML string":
+            _refuse_urdf(text, label)
             return mujoco.MjSpec.from_string(text), label
         path = pathlib.Path(text).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"no MJCF file {text!r} (looked in {path.resolve().parent})")
+        _refuse_urdf(path.read_text(encoding="utf-8", errors="replace"), label)
         spec = mujoco.MjSpec.from_file(str(path))
         if spec.meshes or spec.hfields or spec.textures:  # relative to the file, and the XML kept later is in no file
             spec.meshdir = str(path.resolve().parent / spec.meshdir)
             spec.texturedir = str(path.resolve().parent / spec.texturedir)
         return spec, label
+    except _NotMJCF:
+        raise
     except ValueError as error:
         raise ValueError(f"{label}: MuJoCo cannot read it: {in_words(error)}") from error
+
+
+class _NotMJCF(ValueError):
+    pass
+
+
+def _refuse_urdf(text: str, label: str) -> None:
+    """MuJoCo would read it, and leave out velocity limits, links without joints, and where meshes are."""
+    if re.match(r"(\s|\ufeff|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>)*<robot[\s>]", text, re.DOTALL):
+        raise _NotMJCF(
+            f"{label}: the outermost element is <robot>, not <mujoco>; read URDF with Embodiment.from_urdf, and attach its model_spec()"
+        )
 
 
 def compile(spec: mujoco.MjSpec, label: str) -> mujoco.MjModel:
@@ -63,9 +79,37 @@ def compile(spec: mujoco.MjSpec, label: str) -> mujoco.MjModel:
                 "put it there, or correct `file` or the compiler's `meshdir`"
             )
     try:
-        return spec.compile()
+        model = spec.compile()
     except ValueError as error:
         raise ValueError(f"{label}: MuJoCo cannot compile it: {in_words(error)}") from error
+    _refuse_nonsense(model, label)
+    return model
+
+
+_NUMBERS = {
+    "body": ("body_pos", "body_quat", "body_ipos", "body_mass", "body_inertia"),
+    "joint": ("jnt_pos", "jnt_axis", "jnt_range"),
+    "geom": ("geom_pos", "geom_quat", "geom_size"),
+    "equality": ("eq_data",),
+}
+_MOST = 1e6  # of lengths [m] and masses [kg]: single precision ends there
+
+
+def _refuse_nonsense(model: mujoco.MjModel, label: str) -> None:
+    """MuJoCo lets numbers through that are none, and places that are further than any robot reaches."""
+    for kind, attributes in _NUMBERS.items():
+        for attribute in attributes:
+            values = np.asarray(getattr(model, attribute))
+            values = values.reshape(len(values), -1 if values.size else 0)
+            most = np.inf if attribute in ("jnt_range", "eq_data") else _MOST
+            bad = np.flatnonzero(~(np.isfinite(values) & (np.abs(values) <= most)).all(axis=1))
+            if bad.size:
+                name = getattr(model, kind)(int(bad[0])).name or f"number {bad[0]}"
+                what = attribute.split("_", 1)[1]
+                raise ValueError(
+                    f"{label}: {what} of {kind} {name!r} is {values[bad[0]]}; give numbers that are finite, and lengths and masses "
+                    f"below {_MOST:g}"
+                )
 
 
 def is_xml(text: str) -> bool:
@@ -91,6 +135,9 @@ _REMEDIES = {
     "not found": "name one that there is, or take the reference out",
     "must be positive": "sizes are positive",
     "valid meshid": "say which mesh it is, mesh=...",
+    "nesting is too deep": "MuJoCo reads no chains of so many bodies: cut the model down",
+    "perhaps this is an ASCII file": "save the mesh as a binary STL",
+    "axis too small": "an axis is a direction, and not zero",
     "geometry specification not found": "give the shape a box, sphere, cylinder or mesh",
 }
 

@@ -10,7 +10,7 @@ import math
 import pathlib
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING
 
 from diffopt.robots import mjcf
@@ -25,9 +25,13 @@ _MESHES = (".stl", ".obj", ".msh")
 Packages = Mapping[str, str | pathlib.Path]
 
 
-def read(source: str | pathlib.Path, packages: Packages) -> tuple[mujoco.MjSpec, str, dict[str, float]]:
+def read(
+    source: str | pathlib.Path, packages: Packages, given: Container[str] = ()
+) -> tuple[mujoco.MjSpec, str, dict[str, float]]:
     """A spec, how to call the source in errors, and velocity limits by joint [rad/s or m/s].
 
+    Args:
+      given: joints whose limits in the file do not matter.
     Raises:
       FileNotFoundError, ValueError: see `Embodiment.from_urdf`.
     """
@@ -45,6 +49,7 @@ def read(source: str | pathlib.Path, packages: Packages) -> tuple[mujoco.MjSpec,
     if any("xacro" in e.tag or "${" in "".join(e.attrib.values()) for e in robot.iter()):
         raise ValueError(f"{label} holds xacro; expand it first: xacro robot.urdf.xacro > robot.urdf")
     _check_tree(robot, label)
+    _check_limits(robot, label, given)
     velocity = {name: v for name, v in _velocities(robot, label).items() if v is not None}
     for link in robot.iter("link"):
         for visual in link.findall("visual"):
@@ -120,6 +125,26 @@ def _check_tree(robot: ElementTree.Element, label: str) -> None:
             if link in seen:
                 raise ValueError(f"{label}: link {link!r} is its own ancestor; a robot is a tree, cut the loop open")
             seen.add(link)
+
+
+def _check_limits(robot: ElementTree.Element, label: str, given: Container[str]) -> None:
+    """Refuse limits that MuJoCo would take for none: the wrong way round, equal, or no numbers."""
+    for joint in robot.findall("joint"):
+        limit, name = joint.find("limit"), joint.get("name", "")
+        if joint.get("type") not in ("revolute", "prismatic") or limit is None or name in given:
+            continue
+        ends = [limit.get("lower"), limit.get("upper")]
+        if ends == [None, None]:
+            continue  # which is missing, and will be said
+        try:
+            low, high = (float(end or 0.0) for end in ends)
+        except ValueError:
+            low = high = math.nan
+        if not low < high:
+            raise ValueError(
+                f"{label}: the limits of joint {name!r} are [{ends[0]}, {ends[1]}]; give the lower and then the upper, make it a fixed "
+                f"or a continuous joint, or give limits={{{name!r}: (low, high)}}"
+            )
 
 
 def _velocities(robot: ElementTree.Element, label: str) -> dict[str, float | None]:
