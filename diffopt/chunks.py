@@ -25,7 +25,7 @@ from diffopt.robots.embodiment import Embodiment
 from diffopt.sample import sample
 from diffopt.solution import Solution
 
-GUARD = 2e-3  # by which inequalities have to hold between the knots [m, rad]: servos do not lag quite as the model says
+GUARD = 3e-3  # by which inequalities have to hold between the knots [m, rad]: neither servos nor fingers follow quite as the model says
 TRAIL = 256  # commands that a memory keeps
 
 Source = Literal["planned", "rest", "stop", "rewind"]
@@ -74,8 +74,9 @@ class Memory:
       chunk: the last one, from its first knot that is not executed yet, its last knot repeated; None if there is none.
       calls: of the controller so far.
       trail, grips: commanded joints of arm and hand since the start, at most `TRAIL`, without what was gone back [rad], [rad or m].
-      waypoints: the commands of the trail, counted from its first, at which a chunk was asked for.
+      waypoints: the commands of the trail, counted from its first, from which a feasible chunk began.
       rewound: how often it was rewound since a chunk was executed whole.
+      barren: how many plans, the last ones without a break, found nothing feasible.
     """
 
     past: Float[np.ndarray, "3 A"]
@@ -86,6 +87,7 @@ class Memory:
     grips: Float[np.ndarray, "N J"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     waypoints: tuple[int, ...] = ()
     rewound: int = 0
+    barren: int = 0
 
 
 @jax.tree_util.register_dataclass
@@ -94,10 +96,11 @@ class Setting:
     """What the next chunk has to satisfy, as numbers: joined to constraints where these are compiled.
 
     Attributes:
-      robot: in its place. given: constraints beside its own.
+      robot: in its place, its hand kept where it was measured (`kept`). given: constraints beside its own.
       past: the last three commanded postures [rad].
       velocity, acceleration: limits of the joints [rad/s], [rad/s^2]; no limit on the acceleration if None.
       clearance: to aim at beyond the margins [m]. lag: time constants of the servos [s].
+      opens: by joint of the hand the direction in which it opens, 1 or -1; 0: it is where it is told.
       last, weight: the last chunk's joints [rad], and how much it counts to stay near them [1/rad].
       first: knots of the policy's plan that lie in the past.
     """
@@ -109,6 +112,7 @@ class Setting:
     acceleration: Any
     clearance: Any
     lag: Any
+    opens: Float[Array, "J"]
     last: Float[Array, "H A"]
     weight: Float[Array, "H"]
     first: int = field(default=0, metadata=dict(static=True))
@@ -135,7 +139,7 @@ def draw(policy, observation, setting: Setting, marks, sampler, eta, levels, n) 
 def holds(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"]):
     """Whether a motion of the joints satisfies the constraints."""
     dt = spec_of_paths(policy).dt
-    plan = _path(policy, setting.robot, joints, hand, dt)
+    plan = _path(policy, setting.robot, joints, widest(hand, setting.opens), dt)
     return fit(setting.constraints, policy.spec).report(plan, {"joints": joints}, None).satisfied
 
 
@@ -148,12 +152,32 @@ def clear(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: F
     """
     dt = spec_of_paths(policy).dt
     there = followed(setting.past, joints[setting.first :], setting.lag, dt, between)
-    grip = jnp.repeat(hand[setting.first :], between, axis=0)
+    grip = jnp.repeat(widest(hand, setting.opens)[setting.first :], between, axis=0)
     fitted = fit(setting.constraints, policy.spec)
     alone = [c for c in fitted if isinstance(c, AtEveryKnot) and c.kind == "ineq"]
     plan = _path(policy, setting.robot, there, grip, dt / between)
     rows = [tightened(c, GUARD).residual(plan, {"joints": there}, None) <= c.tolerance for c in alone]
     return jnp.stack([jnp.all(row) for row in rows]).all() if rows else jnp.asarray(True)
+
+
+def kept(
+    measured: Float[np.ndarray, "J"] | None, opens: Float[np.ndarray, "J"]
+) -> tuple[Float[np.ndarray, "J"], Float[np.ndarray, "J"]]:
+    """Lowest and highest joints of a hand that may not close further than it was measured [rad or m].
+
+    What it is told says how far it closes where nothing lies between its fingers, which is not known. Its outer sides reach furthest where
+    it is most open, so a hand that counts as open as it was measured, or as it is told if that is more, is not smaller than it will be.
+    """
+    infinite = np.full(opens.shape, np.inf, np.float32)
+    if measured is None:
+        return -infinite, infinite
+    at = np.asarray(measured, np.float32)
+    return np.where(opens > 0, at, -infinite), np.where(opens < 0, at, infinite)
+
+
+def widest(hand: Float[Array, "H J"], opens: Float[Array, "J"]) -> Float[Array, "H J"]:
+    """Hand postures as open as any before: a hand that is told to close does so late, or not at all where it closes on something."""
+    return jnp.where(opens == 0, hand, opens * jax.lax.cummax(opens * hand))
 
 
 def followed(

@@ -22,6 +22,8 @@ A chunk is watched while it is executed, and given up where the world is not as 
             chunk, after = controller.rewind(controller.after(chunk, memory, k + 1))    # then send all of this chunk, and plan anew
             break
     memory = after
+
+A robot that finds nothing feasible any more goes back the same way, `if controller.stuck(after)` (docs/controller.md).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from diffopt.chunks import TRAIL, Chunk, Memory, Setting, Source, clear, draw, holds, reached
+from diffopt.chunks import TRAIL, Chunk, Memory, Setting, Source, clear, draw, holds, kept, reached
 from diffopt.constraints import ConstraintSet
 from diffopt.geometry import Pose
 from diffopt.monitor import Deviation, gap
@@ -66,6 +68,9 @@ class Controller:
       velocity: limit per joint [rad/s]; None for the robot's own.
       clearance: that the sampler aims at beyond the constraints' own margins, so that what lies between the knots is clear too [m].
       lag: time constant of the joints' servos, one or per joint [s]. between: postures checked per step of a chunk.
+      opens: the direction in which a joint of the hand opens, 1 or -1, one or per joint; 0: it is taken to be where it is told. With a
+        direction, closing is not believed within a chunk, and not beyond the posture measured before it (`plan`).
+      patience: so many plans without anything feasible, one after the other, and the robot is `stuck`.
       overlap: weight of staying near the last chunk at its next knot [1/rad], fading to zero at its end.
       seed: of the noise.
     """
@@ -85,6 +90,8 @@ class Controller:
     clearance: float = 0.005
     lag: Any = 0.0
     between: int = 4
+    opens: Any = 0.0
+    patience: int = 2
     overlap: float = 2.0
     seed: int = 0
 
@@ -122,15 +129,25 @@ class Controller:
         hand = np.asarray(self.robot.hand_home if hand is None else hand, np.float32)
         return Memory(past=np.tile(joints, (3, 1)), hand=hand, trail=joints[None], grips=hand[None])
 
-    def plan(self, observation: Any, memory: Memory, more: ConstraintSet | None = None) -> tuple[Chunk, Memory]:
+    def plan(
+        self,
+        observation: Any,
+        memory: Memory,
+        more: ConstraintSet | None = None,
+        hand: Float[np.ndarray, "J"] | None = None,
+    ) -> tuple[Chunk, Memory]:
         """The next chunk, and the memory after its first `execute` knots have been sent.
 
         Args:
           observation: what the policy is given.
           more: constraints that are new at every call, such as obstacles that move.
+          hand: joints of the hand as measured now [rad or m]: what it holds may keep them from where they are told to go. With `opens`, the
+            hand counts as at least so open all along the chunk.
+        Raises:
+          ValueError: `hand` is given, but no joint of the hand has a direction in which it opens.
         """
         began = time.perf_counter()
-        setting = self._setting(memory, more)
+        setting = self._setting(memory, more, hand)
         sampler = resolve(self.sampler)
         chosen, violation, report, changed, best = None, {}, "", np.inf, 0
         attempt = 0
@@ -168,34 +185,42 @@ class Controller:
         )
         return chunk, self.after(chunk, memory, self.execute)
 
+    def stuck(self, memory: Memory) -> bool:
+        """Whether the last `patience` plans found nothing feasible: time to `rewind`."""
+        return memory.barren >= self.patience
+
     def rewind(
-        self, memory: Memory, deviation: Deviation | None = None, more: ConstraintSet | None = None
+        self,
+        memory: Memory,
+        deviation: Deviation | None = None,
+        more: ConstraintSet | None = None,
+        hand: Float[np.ndarray, "J"] | None = None,
     ) -> tuple[Chunk, Memory]:
         """The way back to the last waypoint that was reached, and the memory after all of it has been sent: from there `plan` samples
         again, with new noise and without regard to the last chunk.
 
-        A waypoint is where a chunk was asked for. The way back is that of the commands that came here, as fast or, where the limits do not
+        A waypoint is where a feasible chunk began. The way back is that of the commands that came here, as fast or, where the limits do not
         allow that, two or four times as slow; it is judged like a chunk, and where something stands in its way now, it is a stop. One
         rewinding after the other, no chunk being executed whole between them, goes back one waypoint more.
 
         Args:
           memory: after what has been sent: `after(chunk, memory, k)` where a chunk was broken off behind its first k knots.
-          deviation: why, for the report. more: as in `plan`.
+          deviation: why, for the report. more, hand: as in `plan`.
         """
         began = time.perf_counter()
         marks = [i for i in memory.waypoints if i < len(memory.trail) - 1]
         goal = marks[-1 - min(memory.rewound, len(marks) - 1)] if marks else 0
-        setting = self._setting(replace(memory, chunk=None), more)
+        setting = self._setting(replace(memory, chunk=None), more, hand)
         source: Source = "rewind"
         for slower in (1, 2, 4):
-            joints, hand = (_back(commands[goal:], slower) for commands in (memory.trail, memory.grips))
-            if self._judged(memory, joints, hand, more):
+            joints, grips = (_back(commands[goal:], slower) for commands in (memory.trail, memory.grips))
+            if self._judged(memory, joints, grips, more, hand):
                 break
         else:
-            joints, hand, source = memory.past[-1:], memory.hand[None], "stop"
+            joints, grips, source = memory.past[-1:], memory.hand[None], "stop"
         chunk = self._chunk(
             joints,
-            hand,
+            grips,
             setting,
             source=source,
             latency=time.perf_counter() - began,
@@ -203,9 +228,9 @@ class Controller:
         )
         back = self.after(chunk, memory, len(joints))
         if source == "rewind":
-            kept = tuple(i for i in memory.waypoints if i < goal)
-            back = replace(back, trail=memory.trail[: goal + 1], grips=memory.grips[: goal + 1], waypoints=kept)
-        return chunk, replace(back, chunk=None, rewound=memory.rewound + 1)
+            before = tuple(i for i in memory.waypoints if i < goal)
+            back = replace(back, trail=memory.trail[: goal + 1], grips=memory.grips[: goal + 1], waypoints=before)
+        return chunk, replace(back, chunk=None, rewound=memory.rewound + 1, barren=memory.barren)
 
     def after(self, chunk: Chunk, memory: Memory, executed: int) -> Memory:
         """The memory after the first `executed` knots of a chunk have been sent; `plan` returns that for `execute` of them."""
@@ -215,7 +240,7 @@ class Controller:
         sent = ((memory.trail, chunk.joints), (memory.grips, chunk.hand))
         trail, grips = (np.concatenate([before, rows[:executed]]) for before, rows in sent)
         over = max(0, len(trail) - TRAIL)
-        here = () if chunk.source == "rewind" else (len(memory.trail) - 1,)
+        here = (len(memory.trail) - 1,) if chunk.source == "planned" else ()
         whole = chunk.source != "rewind" and executed >= self.execute
         return Memory(
             past=past,
@@ -226,6 +251,7 @@ class Controller:
             grips=grips[over:],
             waypoints=tuple(i - over for i in (*memory.waypoints, *here) if i >= over),
             rewound=0 if whole else memory.rewound,
+            barren=0 if chunk.source == "planned" else memory.barren + (chunk.source != "rewind"),
         )
 
     def limits(self, memory: Memory, more: ConstraintSet | None = None) -> ConstraintSet:
@@ -246,7 +272,15 @@ class Controller:
         distance, turn = gap(self.robot.tool_pose(jnp.asarray(memory.past[-1])), tool)
         return distance > position or turn > angle
 
-    def _setting(self, memory: Memory, more: ConstraintSet | None) -> Setting:
+    def _setting(
+        self, memory: Memory, more: ConstraintSet | None, hand: Float[np.ndarray, "J"] | None = None
+    ) -> Setting:
+        opens = np.broadcast_to(np.asarray(self.opens, np.float32), (len(self.robot.hand),))
+        if hand is not None and not opens.any():
+            raise ValueError(
+                f"hand={hand} was measured, but opens={self.opens} says of no joint in which direction it opens (1 or -1): "
+                f"{', '.join(self.robot.hand)}"
+            )
         horizon, left = self.horizon, self.horizon - self.execute
         chunk = memory.chunk
         fading = np.clip(1 - np.arange(horizon) / max(left, 1), 0, None)
@@ -254,13 +288,14 @@ class Controller:
         gone = np.tile(memory.past[-1], (self.first, 1))  # what comes before counts for nothing
         weight = (0.0 if chunk is None else self.overlap) * fading
         return Setting(
-            robot=self.robot,
+            robot=replace(self.robot, hand_kept=kept(hand, opens)),
             given=self.constraints if more is None else self.constraints | more,
             past=memory.past,
             velocity=self.robot.velocity if self.velocity is None else self.velocity,
             acceleration=self.acceleration,
             clearance=self.clearance,
-            lag=self.lag,
+            lag=np.broadcast_to(np.asarray(self.lag, np.float32), (len(self.robot.arm),)),
+            opens=opens,
             last=np.concatenate([gone, last]),
             weight=np.concatenate([np.zeros(self.first), weight]).astype(np.float32),
             first=self.first,
@@ -296,12 +331,14 @@ class Controller:
             clear(self.policy, setting, joints, hand, self.between)
         )
 
-    def _judged(self, memory: Memory, joints: np.ndarray, hand: np.ndarray, more: ConstraintSet | None) -> bool:
+    def _judged(
+        self, memory: Memory, joints: np.ndarray, grips: np.ndarray, more: ConstraintSet | None, hand: np.ndarray | None
+    ) -> bool:
         """Whether a motion of any length satisfies the constraints, one chunk's length after the other."""
         for k in range(0, len(joints), self.horizon):
             past = np.concatenate([memory.past, joints[:k]])[-3:]
-            setting = self._setting(replace(memory, past=past, chunk=None), more)
-            part = [x[np.minimum(np.arange(k, k + self.horizon), len(x) - 1)] for x in (joints, hand)]
+            setting = self._setting(replace(memory, past=past, chunk=None), more, hand)
+            part = [x[np.minimum(np.arange(k, k + self.horizon), len(x) - 1)] for x in (joints, grips)]
             if not self._fine(setting, *part):
                 return False
         return True

@@ -53,6 +53,8 @@ def begin(config: dict[str, Any]) -> tuple[Workcell, diffopt.Controller]:
         eta=config["eta"],
         execute=config["execute"],
         attempts=config["attempts"],
+        patience=config["patience"],
+        opens=1.0,
     )
     return Workcell(task, robot, size=policy.encoder.images[2], weak=config["weak"]), controller
 

@@ -179,3 +179,27 @@ def test_the_way_back_is_judged(controller):
     stop, after = controller.rewind(memory, more=wall)
     assert stop.source == "stop" and after.rewound == 1
     np.testing.assert_allclose(stop.joints, memory.past[-1:], atol=1e-6)
+
+
+def test_a_robot_without_a_feasible_chunk_goes_back_to_where_it_had_one(controller):
+    """Plans that find nothing are no waypoints; after two of them it is stuck, and stays so until a chunk is found."""
+    robot = controller.robot
+    start = float(robot.home[0])
+    memory = controller.start(np.asarray(robot.home))
+    _, first = swung(controller, memory, start, 1.0)
+    chunk, second = swung(controller, first, start + 0.4, 1.0)
+    assert second.waypoints == (0, 4) and not controller.stuck(second)
+    rest = replace(second.chunk, source="rest")
+    third = controller.after(rest, second, 4)
+    assert third.waypoints == (0, 4) and third.barren == 1 and not controller.stuck(third)
+    assert controller.stuck(controller.after(replace(third.chunk, source="rest"), third, 4))
+    back, after = controller.rewind(third)
+    np.testing.assert_allclose(
+        back.joints[-1], first.trail[-1], atol=1e-5
+    )  # where the second chunk began, not where it ended
+    stop = replace(chunk, source="stop", joints=np.repeat(back.joints[-1:], H, axis=0))
+    again = controller.after(stop, after, 4)
+    assert controller.stuck(again) and after.barren == 1
+    further, _ = controller.rewind(after)
+    np.testing.assert_allclose(further.joints[-1], memory.trail[-1], atol=1e-5)
+    assert controller.after(chunk, again, 4).barren == 0

@@ -1,9 +1,9 @@
 """A policy in a closed loop on an arm: through `diffopt.Controller`, or followed by differential kinematics.
 
-Where the controller finds nothing feasible, it sends the rest of the last chunk or stops (`strict`), or the best plan that was found is
-followed as well as the arm can: what is done with samplers that give no verdict. Everything that is executed is watched: contact with what
-stands fast, commands beyond the joints' ranges or velocity limits before anything is clipped, the distance between the tool and where it
-was sent, and the jerk where two chunks meet.
+Where the controller finds nothing feasible, it sends the rest of the last chunk, and the next time goes back to a waypoint (`strict`); or
+the best plan that was found is followed as well as the arm can: what is done with samplers that give no verdict. Everything that is
+executed is watched: contact with what stands fast, commands beyond the joints' ranges or velocity limits before anything is clipped, the
+distance between the tool and where it was sent, and the jerk where two chunks meet.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ArmRun:
 
     Attributes:
       seed: of its placements. success: whether the task was solved. reason: why not. time: at its end [s].
-      chunks: by source ("planned", "rest", "stop", "followed").
+      chunks: by source ("planned", "rest", "stop", "rewind", "followed").
       hits: periods with contact between the robot and what stands fast; hits_planned: those within chunks reported feasible;
         touched: how many of these chunks there are.
       beyond: periods whose command, before it is clipped, is beyond a joint's range or velocity limit; beyond_planned: those within chunks
@@ -117,19 +117,30 @@ class _Answer:
     changed: float = 0.0
     memory: Memory | None = None
 
+    def sent(self, execute: int) -> int:
+        """How many knots are executed, where `execute` of a chunk are: a way back is executed whole."""
+        if self.joints is None:
+            return execute
+        return len(self.joints) if self.source == "rewind" else min(execute, len(self.joints))
+
 
 Ask = Callable[[Controller, Observation, Memory, Workcell, Episode], _Answer]
 
 
 def _constrained(strict: bool) -> Ask:
     def ask(controller: Controller, view: Observation, memory: Memory, cell: Workcell, episode: Episode) -> _Answer:
-        chunk, after = controller.plan(view, memory, surroundings(cell, episode))
+        around, fingers = surroundings(cell, episode), view.joints[-1]
+        chunk, after = controller.plan(view, memory, around, fingers)
+        plan, latency = chunk.plan, chunk.latency
         if chunk.source != "planned" and not strict:
-            return _Answer(source="followed", latency=chunk.latency, plan=chunk.plan)
+            return _Answer(source="followed", latency=latency, plan=plan)
+        if controller.stuck(after):
+            chunk, after = controller.rewind(memory, more=around, hand=fingers)
+            latency += chunk.latency
         return _Answer(
             source=chunk.source,
-            latency=chunk.latency,
-            plan=chunk.plan,
+            latency=latency,
+            plan=plan,
             joints=chunk.joints,
             opening=chunk.hand[:, 0],
             changed=chunk.changed,
@@ -168,12 +179,13 @@ def _episode(cell: Workcell, controller: Controller, seed: int, ask: Ask, moment
     while not episode.over:
         answer = ask(controller, observation(seen[-moments:]), memory, cell, episode)
         watch.asked(answer)
-        for k in range(controller.execute):
+        count = answer.sent(controller.execute)
+        for k in range(count):
             watch.move(episode, answer, k)
             look(episode)
             if episode.over:
                 break
-            if k >= controller.execute - moments:
+            if k >= count - moments:
                 seen = [*seen, episode.moment()][-moments:]
         memory = answer.memory or _gone(memory, watch, answer)
     return watch.run(seed, episode)

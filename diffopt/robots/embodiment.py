@@ -53,6 +53,8 @@ class Embodiment:
       home, hand_home: a comfortable posture.
       seeds: arm postures free of self-collision and spread over the joint ranges, the home posture first.
       seed_tools: T_base_tool at each of them, stacked.
+      hand_kept: lowest and highest joints that the hand can have whatever it is told, because of what lies between its fingers [rad or
+        m]; None: it is where it is told.
     """
 
     name: str = field(metadata=dict(static=True))
@@ -75,6 +77,7 @@ class Embodiment:
     hand_home: Float[Array, "H"]
     seeds: Float[Array, "N A"]
     seed_tools: Pose
+    hand_kept: tuple[Float[Array, "H"], Float[Array, "H"]] | None = None
 
     def __repr__(self) -> str:
         return f"Embodiment({self.name!r}, arm of {len(self.arm)} joints, hand of {len(self.hand)}, tool {self.tool!r})"
@@ -201,7 +204,9 @@ class Embodiment:
         return replace(self, base=base)
 
     def qpos(self, joints: Float[Array, "A"], hand: Float[Array, "H"] | None = None) -> Float[Array, "nq"]:
-        """Generalised positions in the model's order, from the arm's joints and the hand's (default: its home)."""
+        """Generalised positions in the model's order, from the arm's joints and what the hand is told (default: its home)."""
+        if hand is not None and self.hand_kept is not None:
+            hand = jnp.clip(hand, *self.hand_kept)
         values = jnp.concatenate([joints, self.hand_home if hand is None else hand])
         index = np.array([self.kinematics.joint(j).qpos for j in (*self.arm, *self.hand)], int)
         if np.array_equal(index, np.arange(self.kinematics.nq)):
