@@ -25,7 +25,15 @@ FILE = ROOT / "benchmarks" / "results" / "arms-cpu2.json"
 FOLDER = ROOT / "results" / "arms"
 SCENE = ("task", "embodiment", "placement", "posts", "slow", "weak")
 REFERENCE = "ogd"
-ORDER = ("servo", "snap", "projected", "clean_projection", "sigma_guidance")  # the paper's baselines first
+ORDER = (
+    "servo",
+    "snap",
+    "projected",
+    "clean_projection",
+    "sigma_guidance",
+    "nudge",
+    "nudge-eta0",
+)  # the paper's baselines first
 
 Cell = dict[str, Any]
 

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 import diffopt
-from diffopt.chunks import Memory
-from diffopt.evaluation.arm_loop import ArmRun, _Answer, _gone, _Watch
+from diffopt.chunks import Chunk, Memory
+from diffopt.controller import Controller
+from diffopt.evaluation.arm_loop import ArmRun, _Answer, _constrained, _gone, _Watch
 from diffopt.evaluation.replay import Recording, drift, in_c, in_mjx
 from diffopt.geometry import Pose
 from diffopt.paths import ToolPath
 from diffopt.tasks import visuomotor
 from diffopt.tasks.clutter import Cluttered
 from diffopt.tasks.placement import OVER, Around, useful
-from diffopt.tasks.workcell import PERIOD, Unreachable, Workcell
+from diffopt.tasks.workcell import PERIOD, Unreachable, Workcell, observation
 
 SEED = visuomotor.HELD_OUT + 7001
 
@@ -146,3 +147,53 @@ def test_after_a_way_of_its_own_the_memory_goes_on(robot):
     np.testing.assert_array_equal(after.trail, [home, *sent])
     np.testing.assert_allclose(after.grips[:, 0], [0.04, *grips[:8, 0]], atol=1e-7)
     assert after.chunk is None and after.calls == 1
+
+
+def test_what_of_an_answer_is_executed():
+    """Of a chunk its first knots, of a way back and of a stop in its place all there are."""
+    plan = ToolPath(
+        position=np.zeros((16, 3)), rotation=np.tile(np.eye(3), (16, 1, 1)), joints=np.zeros((16, 1)), dt=PERIOD
+    )
+    for source, knots, expected in (
+        ("planned", 16, 8),
+        ("rewind", 13, 13),
+        ("rewind", 3, 3),
+        ("stop", 1, 1),
+        ("rest", 16, 8),
+    ):
+        assert _Answer(source=source, latency=0.0, plan=plan, joints=np.zeros((knots, 7))).sent(8) == expected
+    assert _Answer(source="followed", latency=0.0, plan=plan).sent(8) == 8
+
+
+class Barren(Controller):
+    """Finds nothing feasible from its third plan on."""
+
+    def plan(self, observation, memory, more=None, hand=None):
+        joints, hand = np.tile(memory.past[-1], (16, 1)) + 0.01 * np.arange(1, 17)[:, None], np.full((16, 1), 0.04)
+        source = "planned" if memory.calls < 2 else "rest"
+        still = Pose(position=np.zeros((16, 3)), rotation=np.tile(np.eye(3), (16, 1, 1)))
+        chunk = Chunk(joints=joints, hand=hand, dt=PERIOD, source=source, expected=still)
+        return chunk, self.after(chunk, memory, self.execute)
+
+    def rewind(self, memory, deviation=None, more=None, hand=None):
+        goal = memory.trail[memory.waypoints[-1]]
+        chunk = Chunk(joints=goal[None], hand=hand[None], dt=PERIOD, source="rewind", expected=None)
+        return chunk, replace(self.after(chunk, memory, 1), barren=memory.barren)
+
+
+def test_the_loop_goes_back_where_plans_find_nothing(cell, robot):
+    """The second plan in a row without anything feasible is not executed: the robot is sent to where the last feasible chunk began."""
+    Around().place(cell, SEED)
+    episode = cell.start(SEED)
+    view = observation([episode.moment()] * 2)
+    controller = Barren(policy=diffopt.policies.load("pick-place"), robot=cell.robot, opens=1.0)
+    memory, sources = controller.start(episode.joints), []
+    ask = _constrained(strict=True)
+    for _ in range(4):
+        answer = ask(controller, view, memory, cell, episode)
+        sources.append(answer.source)
+        before, memory = memory, answer.memory
+    assert sources == ["planned", "planned", "rest", "rewind"]
+    np.testing.assert_allclose(answer.joints, before.trail[8:9])  # after the first chunk's eight knots
+    answer = _constrained(strict=False)(controller, view, before, cell, episode)
+    assert answer.source == "followed"

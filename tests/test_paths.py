@@ -28,6 +28,7 @@ from diffopt.policies.base import Normalizer
 from diffopt.robots import embodiments
 from diffopt.robots.motion import follow
 from diffopt.samplers.correction import Correction
+from diffopt.samplers.guidance import Guide
 from diffopt.solvers import Dense, Knots, RealTimeIteration, Window
 
 H = 6
@@ -93,6 +94,31 @@ def test_limits_are_those_of_finite_differences(robot):
         np.testing.assert_allclose(given.residual(plan, {"joints": joints}, None), expected, rtol=1e-4, atol=1e-2)
     free = velocity_limits(robot).residual(plan, {"joints": joints}, None)
     assert free.shape == (H - 1, 14)
+
+
+@pytest.mark.slow
+def test_the_joints_of_a_guide_take_a_step_on_the_dense_jacobian_by_blocks(robot):
+    """Scaled rows of reach, limits, collisions, velocity and a cost at random joints: values and Jacobian by automatic differentiation."""
+    rng = np.random.default_rng(3)
+    joints, plan = swing(robot, 4)
+    policy = policy_around(spec(4), spec(4).encode(plan, Pose.identity()))
+    ball = SceneCollision(shapes=shapes.sphere(0.15, plan.position[1]))
+    past, last = jnp.asarray(joints[:1]), jnp.asarray(joints)
+    given = robot.constraints | velocity_limits(robot, past=past) | ball | Overlap(joints=last, weight=jnp.full(4, 0.5))
+    guide = Guide(policy=policy, constraints=fit(given, policy.spec))
+    x = jnp.asarray(rng.normal(size=policy.spec.dim), jnp.float32)
+    q = {"joints": jnp.asarray(joints + rng.normal(0, 0.3, joints.shape), jnp.float32)}
+    terms, jacobian = jax.jit(guide._by_knots)(q, x)
+
+    @jax.jit
+    def dense(joints):
+        values, push = jax.linearize(lambda j: guide._residuals(x, {"joints": j}), joints)
+        return values, jax.vmap(push)(jnp.eye(joints.size).reshape(-1, *joints.shape))
+
+    expected, columns = dense(q["joints"])
+    assert (expected > 0.1).sum() > 20 and isinstance(jacobian, Knots)
+    np.testing.assert_allclose(terms.cost, expected, atol=1e-4)
+    np.testing.assert_allclose(jacobian.dense(), columns, atol=1e-4)
 
 
 def test_bad_limits_are_refused(robot):

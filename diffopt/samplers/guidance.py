@@ -13,17 +13,18 @@ ten tolerances, which for a plain vector is 0.1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffopt.constraints import ConstraintSet
+from diffopt.constraints import Constraint, ConstraintSet, JointsRealised
+from diffopt.constraints.posture import LooksAtFrames, with_frames
 from diffopt.policies.base import Policy
-from diffopt.samplers.linearization import scale
-from diffopt.solvers import Problem, RealTimeIteration
+from diffopt.samplers.linearization import Piece, by_joints, jacobian_of, scale
+from diffopt.solvers import Jacobian, Problem, RealTimeIteration, Terms, Window
 
 Tracks = dict[str, Float[Array, "T m"]]
 
@@ -59,7 +60,12 @@ class Guide:
         if not tracks:
             return tracks
         bounds = self._bounds() if self.constraints.bounds() else None
-        problem = Problem(cost=lambda q, x: self._residuals(x, q), bounds=bounds)
+        along = (
+            set(tracks) == {"joints"} and tracks["joints"].ndim == 3
+        )  # (T, H, A): by knots, without the zeros between them
+        problem = Problem(
+            cost=lambda q, x: self._residuals(x, q), bounds=bounds, linearize=self._by_knots if along else None
+        )
         solver = RealTimeIteration(longest=1.0)
 
         def body(tracks: Tracks, _: None) -> tuple[Tracks, None]:
@@ -125,6 +131,27 @@ class Guide:
         costs = [jnp.ravel(c.residual(plan, q, self.policy.context)) for c in self.constraints.of_kind("cost")]
         return jnp.concatenate([eq, jnp.maximum(ineq, 0), *costs])
 
+    def _by_knots(self, q: dict[str, Array], x: Float[Array, "n"]) -> tuple[Terms, Jacobian]:
+        """`_residuals` and their Jacobian by the joints of a path, as blocks; the plan stays where it is."""
+        plan, context = self.policy.decode(x), self.policy.context
+        still = jax.tree.map(lambda leaf: jnp.zeros((q["joints"].shape[1], *leaf.shape)), plan)
+        framed = with_frames(self.constraints, plan, q)
+        values: list[Array] = [jnp.zeros(0)]
+        pieces: list[Piece] = []
+        for kind in ("eq", "ineq", "cost"):
+            for k in self.constraints.of_kind(kind):
+                aux = framed if isinstance(k, LooksAtFrames) else q
+                if isinstance(k, JointsRealised):
+                    rows, more = _each_knot(k, plan, aux, context)
+                else:
+                    rows, more = by_joints(k, plan, still, aux, context)
+                if kind != "cost":
+                    counts = (rows > 0) / self.softness if kind == "ineq" else jnp.full_like(rows, 1 / self.softness)
+                    rows, more = counts * rows, _times(counts, more)
+                values.append(rows)
+                pieces += more
+        return Terms(jnp.concatenate(values), jnp.zeros(0), jnp.zeros(0)), jacobian_of(pieces, q["joints"])
+
     def _bounds(self):
         """Box bounds of the auxiliary unknowns."""
         bounds = self.constraints.bounds()
@@ -135,6 +162,35 @@ class Guide:
             return lower, {name: bounds[name][1] if name in bounds else infinite for name, infinite in free.items()}
 
         return both
+
+
+def _each_knot(k: Constraint, plan: Any, aux: dict[str, Array], context: Any) -> tuple[Float[Array, "m"], list[Piece]]:
+    """Scaled rows (H, m) of which those of a knot depend on its own joints alone, with their derivatives: all knots at once."""
+    joints = aux["joints"]
+
+    def rows(joints: Float[Array, "H A"]) -> Float[Array, "H m"]:
+        return scale(k, k.residual(plan, aux | {"joints": joints}, context)).reshape(len(joints), -1)
+
+    def push(unit: Float[Array, "A"]):
+        return jax.jvp(rows, (joints,), (jnp.broadcast_to(unit, joints.shape),))
+
+    values, columns = jax.vmap(push, out_axes=(None, 0))(jnp.eye(joints.shape[1]))
+    return jnp.ravel(values), [Window(blocks=jnp.moveaxis(columns, 0, -1)[:, :, None])]
+
+
+def _times(weights: Float[Array, "m"], pieces: list[Piece]) -> list[Piece]:
+    """Rows of a Jacobian, each times a number."""
+    out: list[Piece] = []
+    begin = 0
+    for piece in pieces:
+        size = piece.size if isinstance(piece, Window) else piece.shape[1]
+        part = weights[begin : begin + size]
+        begin += size
+        if isinstance(piece, Window):
+            out.append(replace(piece, blocks=piece.blocks * part.reshape(*piece.blocks.shape[:2], 1, 1)))
+        else:
+            out.append(piece * part)
+    return out
 
 
 def unit(g: Float[Array, "n"]) -> Float[Array, "n"]:
