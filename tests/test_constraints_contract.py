@@ -41,6 +41,8 @@ LONG = {
     "AtEveryKnot",
     "ContactForces",
     "FollowerLimits",
+    "LoopClosure",
+    "NearPath",
     "ReachAlong",
     "TorqueLimits",
     "Tracking",

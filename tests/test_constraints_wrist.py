@@ -94,6 +94,7 @@ def test_manipulability_is_that_of_mujocos_jacobian(robot):
         Manipulability(bound=0.1, measure="big")
 
 
+@pytest.mark.slow
 def test_a_base_is_where_it_stands_whether_bolted_down_or_driving():
     """At the same place, a robot's base and a platform that has driven there have the same residual."""
     robot = Embodiment.from_mjcf(PLATFORM, tool="palm")

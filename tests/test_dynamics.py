@@ -112,6 +112,7 @@ def test_torque_limits_are_the_files():
         torque_limits(Embodiment.from_mjcf(SLIDER, tool="tool", hand=()))
 
 
+@pytest.mark.slow
 def test_moving_shapes_are_checked_where_they_are_then():
     """At every knot as if the scene stood still there; a wrong number of knots is named."""
     robot = embodiments.load("panda-gripper")

@@ -115,6 +115,7 @@ def test_a_descent_keeps_the_limits_and_ends_where_it_should():
     np.testing.assert_allclose(miss, 0.0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_postures_are_what_is_said_of_them(panda, balls):
     """C MuJoCo finds the tool where it was asked for and nothing in the obstacles; what cannot be reached is not called solved."""
     obstacles = None

@@ -247,6 +247,7 @@ def test_following_ends_on_the_path_where_it_can(robot):
     assert (np.abs(np.diff(slow, axis=0)) <= 0.01 + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_a_solver_uses_the_structure(robot):
     """One Gauss-Newton step with knots equals the one with the dense Jacobian."""
     joints, path = swing(robot)
