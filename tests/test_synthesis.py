@@ -51,7 +51,9 @@ def test_projection_is_feasible_idempotent_and_no_farther_than_any_feasible_poin
     assert gain.max() < 1e-4
 
 
-@pytest.mark.parametrize("family", ["box", *(pytest.param(f, marks=pytest.mark.slow) for f in ("cylinder", "hammer")), "mug"])
+@pytest.mark.parametrize(
+    "family", ["box", *(pytest.param(f, marks=pytest.mark.slow) for f in ("cylinder", "hammer")), "mug"]
+)
 def test_union_distance_is_that_of_the_shapes(family):
     solid = objects.training(1, seed=2, families=(family,))[0].solid
     points = jax.random.uniform(jax.random.key(0), (300, 3), minval=-0.15, maxval=0.15)
