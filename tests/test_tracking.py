@@ -92,7 +92,8 @@ def test_the_rollout_is_the_controllers(robot, by):
         assert (commands[:, 0] == float(robot.upper[0])).any() and (np.abs(commands - led) > 1e-3).mean() > 0.2
 
 
-@pytest.mark.parametrize("by", ["joints", pytest.param("tool", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["joints", "tool"])
 def test_the_derivative_is_exact_and_what_solvers_get(robot, by):
     rng = np.random.default_rng(1)
     joints = jnp.asarray(robot.home + np.cumsum(0.05 * rng.normal(size=(3 + H, 7)), axis=0), jnp.float32)

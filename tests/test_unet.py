@@ -91,6 +91,7 @@ def test_keypoints_are_where_the_maps_peak():
     np.testing.assert_allclose(keypoints(maps), [[1, -1], [0, 0.5]], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_encoder_takes_images_of_any_size_and_of_both_kinds():
     encoder = ConvEncoder(features=6, channels=(8, 8), rngs=nnx.Rngs(0))
     image = jax.random.randint(jax.random.key(0), (20, 32, 3), 0, 256).astype(jnp.uint8)

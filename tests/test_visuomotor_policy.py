@@ -121,7 +121,7 @@ def test_chunks_are_tool_paths_in_the_world(untrained):
     np.testing.assert_allclose(again.position, result.plans.position[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("trunk", [{}, TRANSFORMER], ids=["unet", "transformer"])
+@pytest.mark.parametrize("trunk", [{}, pytest.param(TRANSFORMER, marks=pytest.mark.slow)], ids=["unet", "transformer"])
 def test_what_is_saved_is_what_is_loaded(trunk, tmp_path):
     data, policy = untrained_policy(**trunk)
     checkpoint.save(policy, tmp_path / "square", dict(data="a square"))
