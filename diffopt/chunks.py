@@ -100,6 +100,7 @@ class Setting:
       past: the last three commanded postures [rad].
       velocity, acceleration: limits of the joints [rad/s], [rad/s^2]; no limit on the acceleration if None.
       clearance: to aim at beyond the margins [m]. lag: time constants of the servos [s].
+      behind: how far the joints are behind the last command, measured or by these constants [rad].
       opens: by joint of the hand the direction in which it opens, 1 or -1; 0: it is where it is told.
       last, weight: the last chunk's joints [rad], and how much it counts to stay near them [1/rad].
       first: knots of the policy's plan that lie in the past.
@@ -112,6 +113,7 @@ class Setting:
     acceleration: Any
     clearance: Any
     lag: Any
+    behind: Float[Array, "A"]
     opens: Float[Array, "J"]
     last: Float[Array, "H A"]
     weight: Float[Array, "H"]
@@ -151,7 +153,7 @@ def clear(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: F
     knots.
     """
     dt = spec_of_paths(policy).dt
-    there = followed(setting.past, joints[setting.first :], setting.lag, dt, between)
+    there = followed(setting.past[-1], setting.behind, joints[setting.first :], setting.lag, dt, between)
     grip = jnp.repeat(widest(hand, setting.opens)[setting.first :], between, axis=0)
     fitted = fit(setting.constraints, policy.spec)
     alone = [c for c in fitted if isinstance(c, AtEveryKnot) and c.kind == "ineq"]
@@ -180,16 +182,25 @@ def widest(hand: Float[Array, "H J"], opens: Float[Array, "J"]) -> Float[Array, 
     return jnp.where(opens == 0, hand, opens * jax.lax.cummax(opens * hand))
 
 
+def trailing(past: Float[np.ndarray, "P A"], lag: Float[np.ndarray, "A"], dt: float) -> Float[np.ndarray, "A"]:
+    """How far first-order servos are behind the last of these commands, if they were not behind the first one [rad]."""
+    T = np.maximum(lag, 1e-6)
+    fading, behind = np.exp(-dt / T), np.zeros(len(past[0]))
+    for step in np.diff(past, axis=0):
+        behind = fading * behind + T * (1 - fading) / dt * step
+    return behind.astype(np.float32)
+
+
 def followed(
-    past: Float[Array, "P A"], joints: Float[Array, "H A"], lag: Any, dt: float, between: int
+    sent: Float[Array, "A"], behind: Float[Array, "A"], joints: Float[Array, "H A"], lag: Any, dt: float, between: int
 ) -> Float[Array, "H*between A"]:
     """Where the joints are, `between` times per step, when they are sent from knot to knot in straight lines [rad].
 
-    The lag of a first-order servo behind its command is that of `constraints.tracking`; before `past` it was zero.
+    The lag of a first-order servo is that of `constraints.tracking`; at first, after what was last `sent`, it is `behind`.
     """
-    knots = jnp.concatenate([past, joints])
+    knots = jnp.concatenate([sent[None], joints])
     share = jnp.arange(1, between + 1)[:, None] / between
-    sent = (knots[:-1, None] + share * jnp.diff(knots, axis=0)[:, None]).reshape(-1, knots.shape[1])
+    ramp = (knots[:-1, None] + share * jnp.diff(knots, axis=0)[:, None]).reshape(-1, knots.shape[1])
     T = jnp.maximum(jnp.broadcast_to(jnp.asarray(lag, jnp.float32), knots.shape[1:]), 1e-6)
     fading = jnp.exp(-dt / between / T)
 
@@ -197,14 +208,27 @@ def followed(
         e = fading * e + T * (1 - fading) / (dt / between) * step
         return e, e
 
-    steps = jnp.diff(jnp.concatenate([past[:1], sent]), axis=0)
-    return (sent - jax.lax.scan(lagging, jnp.zeros_like(past[0]), steps)[1])[-len(joints) * between :]
+    steps = jnp.diff(jnp.concatenate([sent[None], ramp]), axis=0)
+    return ramp - jax.lax.scan(lagging, behind, steps)[1]
 
 
 @partial(jax.jit, static_argnames="dt")
-def reached(robot: Embodiment, past: Float[Array, "P A"], joints: Float[Array, "H A"], lag: Any, dt: float) -> Pose:
-    """T_world_tool at the ends of the steps, as far as the servos follow."""
-    return jax.vmap(robot.tool_pose)(followed(past, joints, lag, dt, 1))
+def reached(
+    robot: Embodiment,
+    sent: Float[Array, "A"],
+    behind: Float[Array, "A"],
+    joints: Float[Array, "H A"],
+    lag: Any,
+    dt: float,
+) -> Pose:
+    """T_world_tool at the ends of the steps, as far as the servos follow (`followed`)."""
+    return jax.vmap(robot.tool_pose)(followed(sent, behind, joints, lag, dt, 1))
+
+
+@jax.jit
+def placed(robot: Embodiment, joints: Float[Array, "A"]) -> Pose:
+    """T_world_tool where the arm's joints are [rad]."""
+    return robot.tool_pose(joints)
 
 
 def _path(policy: Policy, robot: Embodiment, joints: Float[Array, "H A"], hand: Float[Array, "H J"], dt: float) -> Path:
