@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -149,17 +149,28 @@ def holds(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: F
 def clear(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"], between: int):
     """Whether the inequalities of one configuration hold where the joints will be, `between` times per step, with `GUARD` to spare.
 
-    Joint limits need no look: between postures within them, and behind them, everything is. Nor is looked at what moves, or at pairs of
-    knots.
+    The hand is as open as it may be, as closed as it is told, and in the middle: fingers that close meet with their inner sides what stands
+    between them. Joint limits need no look: between postures within them, and behind them, everything is. Nor is looked at what moves, or
+    at pairs of knots.
     """
     dt = spec_of_paths(policy).dt
     there = followed(setting.past[-1], setting.behind, joints[setting.first :], setting.lag, dt, between)
-    grip = jnp.repeat(widest(hand, setting.opens)[setting.first :], between, axis=0)
-    fitted = fit(setting.constraints, policy.spec)
+    lowest, highest = setting.robot.hand_kept or kept_by_nothing(setting.opens)
+    wide, told = jnp.clip(widest(hand, setting.opens), lowest, highest), hand
+    grips = [jnp.repeat(grip[setting.first :], between, axis=0) for grip in (wide, (wide + told) / 2, told)]
+    free = replace(setting.robot, hand_kept=kept_by_nothing(setting.opens))
+    fitted = fit(replace(setting, robot=free).constraints, policy.spec)
     alone = [c for c in fitted if isinstance(c, AtEveryKnot) and c.kind == "ineq"]
-    plan = _path(policy, setting.robot, there, grip, dt / between)
+    there = jnp.tile(there, (len(grips), 1))
+    plan = _path(policy, free, there, jnp.concatenate(grips), dt / between)
     rows = [tightened(c, GUARD).residual(plan, {"joints": there}, None) <= c.tolerance for c in alone]
     return jnp.stack([jnp.all(row) for row in rows]).all() if rows else jnp.asarray(True)
+
+
+def kept_by_nothing(opens: Float[Array, "J"]) -> tuple[Float[np.ndarray, "J"], Float[np.ndarray, "J"]]:
+    """Lowest and highest joints of a hand that goes where it is told [rad or m]."""
+    infinite = np.full(opens.shape, np.inf, np.float32)
+    return -infinite, infinite
 
 
 def kept(
@@ -170,11 +181,11 @@ def kept(
     What it is told says how far it closes where nothing lies between its fingers, which is not known. Its outer sides reach furthest where
     it is most open, so a hand that counts as open as it was measured, or as it is told if that is more, is not smaller than it will be.
     """
-    infinite = np.full(opens.shape, np.inf, np.float32)
+    lowest, highest = kept_by_nothing(opens)
     if measured is None:
-        return -infinite, infinite
+        return lowest, highest
     at = np.asarray(measured, np.float32)
-    return np.where(opens > 0, at, -infinite), np.where(opens < 0, at, infinite)
+    return np.where(opens > 0, at, lowest), np.where(opens < 0, at, highest)
 
 
 def widest(hand: Float[Array, "H J"], opens: Float[Array, "J"]) -> Float[Array, "H J"]:
