@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ import numpy as np
 from diffopt.chunks import Chunk
 from diffopt.constraints import ConstraintSet, SceneCollision
 from diffopt.controller import Controller, Memory
-from diffopt.geometry import Pose, shapes
+from diffopt.geometry import Pose, Shapes, shapes
 from diffopt.paths import ToolPath
 from diffopt.policies.observation import Observation
 from diffopt.robots.embodiment import Embodiment
@@ -102,10 +103,16 @@ def run(
 def surroundings(cell: Workcell, episode: Episode) -> ConstraintSet:
     """The robot clear of the task's obstacles as they stand now; few are filled up to `LEAST`, so that tasks share what is compiled."""
     there = cell.task.obstacles(episode.data)
-    away = shapes.box((0.01, 0.01, 0.01), (0.0, 0.0, -9.0))
-    for _ in range(LEAST - len(there)):
-        there = there | away
+    if len(there) < LEAST:
+        there = there | _away(LEAST - len(there))
     return ConstraintSet.of(SceneCollision(shapes=there))
+
+
+@functools.cache
+def _away(count: int) -> Shapes:
+    """Boxes where nothing is."""
+    box = shapes.box((0.01, 0.01, 0.01), (0.0, 0.0, -9.0))
+    return functools.reduce(operator.or_, [box] * count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +211,8 @@ def _episode(cell: Workcell, controller: Controller, seed: int, ask: Ask, moment
             look(episode)
             if episode.over:
                 break
-            seen = [*seen[1:], _frozen(episode)]
+            if answer.chunk is not None or k >= count - moments:  # what may be the last knots
+                seen = [*seen[1:], _frozen(episode)]
             if k + 1 < count and not answer.holds(controller, k, memory, episode):
                 watch.broken += 1
                 answer = answer.broken_off(controller, memory, k + 1)
