@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -100,6 +100,7 @@ class Setting:
       past: the last three commanded postures [rad].
       velocity, acceleration: limits of the joints [rad/s], [rad/s^2]; no limit on the acceleration if None.
       clearance: to aim at beyond the margins [m]. lag: time constants of the servos [s].
+      behind: how far the joints are behind the last command, measured or by these constants [rad].
       opens: by joint of the hand the direction in which it opens, 1 or -1; 0: it is where it is told.
       last, weight: the last chunk's joints [rad], and how much it counts to stay near them [1/rad].
       first: knots of the policy's plan that lie in the past.
@@ -112,6 +113,7 @@ class Setting:
     acceleration: Any
     clearance: Any
     lag: Any
+    behind: Float[Array, "A"]
     opens: Float[Array, "J"]
     last: Float[Array, "H A"]
     weight: Float[Array, "H"]
@@ -147,17 +149,28 @@ def holds(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: F
 def clear(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"], between: int):
     """Whether the inequalities of one configuration hold where the joints will be, `between` times per step, with `GUARD` to spare.
 
-    Joint limits need no look: between postures within them, and behind them, everything is. Nor is looked at what moves, or at pairs of
-    knots.
+    The hand is as open as it may be, as closed as it is told, and in the middle: fingers that close meet with their inner sides what stands
+    between them. Joint limits need no look: between postures within them, and behind them, everything is. Nor is looked at what moves, or
+    at pairs of knots.
     """
     dt = spec_of_paths(policy).dt
-    there = followed(setting.past, joints[setting.first :], setting.lag, dt, between)
-    grip = jnp.repeat(widest(hand, setting.opens)[setting.first :], between, axis=0)
-    fitted = fit(setting.constraints, policy.spec)
+    there = followed(setting.past[-1], setting.behind, joints[setting.first :], setting.lag, dt, between)
+    lowest, highest = setting.robot.hand_kept or kept_by_nothing(setting.opens)
+    wide, told = jnp.clip(widest(hand, setting.opens), lowest, highest), hand
+    grips = [jnp.repeat(grip[setting.first :], between, axis=0) for grip in (wide, (wide + told) / 2, told)]
+    free = replace(setting.robot, hand_kept=kept_by_nothing(setting.opens))
+    fitted = fit(replace(setting, robot=free).constraints, policy.spec)
     alone = [c for c in fitted if isinstance(c, AtEveryKnot) and c.kind == "ineq"]
-    plan = _path(policy, setting.robot, there, grip, dt / between)
+    there = jnp.tile(there, (len(grips), 1))
+    plan = _path(policy, free, there, jnp.concatenate(grips), dt / between)
     rows = [tightened(c, GUARD).residual(plan, {"joints": there}, None) <= c.tolerance for c in alone]
     return jnp.stack([jnp.all(row) for row in rows]).all() if rows else jnp.asarray(True)
+
+
+def kept_by_nothing(opens: Float[Array, "J"]) -> tuple[Float[np.ndarray, "J"], Float[np.ndarray, "J"]]:
+    """Lowest and highest joints of a hand that goes where it is told [rad or m]."""
+    infinite = np.full(opens.shape, np.inf, np.float32)
+    return -infinite, infinite
 
 
 def kept(
@@ -168,11 +181,11 @@ def kept(
     What it is told says how far it closes where nothing lies between its fingers, which is not known. Its outer sides reach furthest where
     it is most open, so a hand that counts as open as it was measured, or as it is told if that is more, is not smaller than it will be.
     """
-    infinite = np.full(opens.shape, np.inf, np.float32)
+    lowest, highest = kept_by_nothing(opens)
     if measured is None:
-        return -infinite, infinite
+        return lowest, highest
     at = np.asarray(measured, np.float32)
-    return np.where(opens > 0, at, -infinite), np.where(opens < 0, at, infinite)
+    return np.where(opens > 0, at, lowest), np.where(opens < 0, at, highest)
 
 
 def widest(hand: Float[Array, "H J"], opens: Float[Array, "J"]) -> Float[Array, "H J"]:
@@ -180,16 +193,25 @@ def widest(hand: Float[Array, "H J"], opens: Float[Array, "J"]) -> Float[Array, 
     return jnp.where(opens == 0, hand, opens * jax.lax.cummax(opens * hand))
 
 
+def trailing(past: Float[np.ndarray, "P A"], lag: Float[np.ndarray, "A"], dt: float) -> Float[np.ndarray, "A"]:
+    """How far first-order servos are behind the last of these commands, if they were not behind the first one [rad]."""
+    T = np.maximum(lag, 1e-6)
+    fading, behind = np.exp(-dt / T), np.zeros(len(past[0]))
+    for step in np.diff(past, axis=0):
+        behind = fading * behind + T * (1 - fading) / dt * step
+    return behind.astype(np.float32)
+
+
 def followed(
-    past: Float[Array, "P A"], joints: Float[Array, "H A"], lag: Any, dt: float, between: int
+    sent: Float[Array, "A"], behind: Float[Array, "A"], joints: Float[Array, "H A"], lag: Any, dt: float, between: int
 ) -> Float[Array, "H*between A"]:
     """Where the joints are, `between` times per step, when they are sent from knot to knot in straight lines [rad].
 
-    The lag of a first-order servo behind its command is that of `constraints.tracking`; before `past` it was zero.
+    The lag of a first-order servo is that of `constraints.tracking`; at first, after what was last `sent`, it is `behind`.
     """
-    knots = jnp.concatenate([past, joints])
+    knots = jnp.concatenate([sent[None], joints])
     share = jnp.arange(1, between + 1)[:, None] / between
-    sent = (knots[:-1, None] + share * jnp.diff(knots, axis=0)[:, None]).reshape(-1, knots.shape[1])
+    ramp = (knots[:-1, None] + share * jnp.diff(knots, axis=0)[:, None]).reshape(-1, knots.shape[1])
     T = jnp.maximum(jnp.broadcast_to(jnp.asarray(lag, jnp.float32), knots.shape[1:]), 1e-6)
     fading = jnp.exp(-dt / between / T)
 
@@ -197,14 +219,27 @@ def followed(
         e = fading * e + T * (1 - fading) / (dt / between) * step
         return e, e
 
-    steps = jnp.diff(jnp.concatenate([past[:1], sent]), axis=0)
-    return (sent - jax.lax.scan(lagging, jnp.zeros_like(past[0]), steps)[1])[-len(joints) * between :]
+    steps = jnp.diff(jnp.concatenate([sent[None], ramp]), axis=0)
+    return ramp - jax.lax.scan(lagging, behind, steps)[1]
 
 
 @partial(jax.jit, static_argnames="dt")
-def reached(robot: Embodiment, past: Float[Array, "P A"], joints: Float[Array, "H A"], lag: Any, dt: float) -> Pose:
-    """T_world_tool at the ends of the steps, as far as the servos follow."""
-    return jax.vmap(robot.tool_pose)(followed(past, joints, lag, dt, 1))
+def reached(
+    robot: Embodiment,
+    sent: Float[Array, "A"],
+    behind: Float[Array, "A"],
+    joints: Float[Array, "H A"],
+    lag: Any,
+    dt: float,
+) -> Pose:
+    """T_world_tool at the ends of the steps, as far as the servos follow (`followed`)."""
+    return jax.vmap(robot.tool_pose)(followed(sent, behind, joints, lag, dt, 1))
+
+
+@jax.jit
+def placed(robot: Embodiment, joints: Float[Array, "A"]) -> Pose:
+    """T_world_tool where the arm's joints are [rad]."""
+    return robot.tool_pose(joints)
 
 
 def _path(policy: Policy, robot: Embodiment, joints: Float[Array, "H A"], hand: Float[Array, "H J"], dt: float) -> Path:

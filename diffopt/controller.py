@@ -23,6 +23,7 @@ A chunk is watched while it is executed, and given up where the world is not as 
             break
     memory = after
 
+An arm that is held up is not where its servos should have it: `plan(joints=)` and `holds` judge from where it is.
 A robot that finds nothing feasible any more goes back the same way, `if controller.stuck(after)` (docs/controller.md).
 """
 
@@ -37,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from diffopt.chunks import TRAIL, Chunk, Memory, Setting, Source, clear, draw, holds, kept, reached
+from diffopt.chunks import TRAIL, Chunk, Memory, Setting, Source, clear, draw, holds, kept, placed, reached, trailing
 from diffopt.constraints import ConstraintSet
 from diffopt.geometry import Pose
 from diffopt.monitor import Deviation, gap
@@ -70,6 +71,8 @@ class Controller:
       lag: time constant of the joints' servos, one or per joint [s]. between: postures checked per step of a chunk.
       opens: the direction in which a joint of the hand opens, 1 or -1, one or per joint; 0: it is taken to be where it is told. With a
         direction, closing is not believed within a chunk, and not beyond the posture measured before it (`plan`).
+      guard: how far the tool may be from where a chunk predicts it, before the rest of the chunk is judged again from where the arm is
+        (`holds`) [m], [rad]; None: never.
       patience: so many plans without anything feasible, one after the other, and the robot is `stuck`.
       overlap: weight of staying near the last chunk at its next knot [1/rad], fading to zero at its end.
       seed: of the noise.
@@ -91,6 +94,7 @@ class Controller:
     lag: Any = 0.0
     between: int = 4
     opens: Any = 0.0
+    guard: tuple[float, float] | None = (0.005, 0.05)
     patience: int = 2
     overlap: float = 2.0
     seed: int = 0
@@ -121,11 +125,7 @@ class Controller:
 
     def start(self, joints: Float[np.ndarray, "A"], hand: Float[np.ndarray, "J"] | None = None) -> Memory:
         """The memory of a robot at rest at `joints` [rad] (and `hand`, by default its home posture)."""
-        joints = np.asarray(joints, np.float32)
-        if joints.shape != (len(self.robot.arm),):
-            raise ValueError(
-                f"joints have shape {joints.shape}; {self.robot.name!r} has {len(self.robot.arm)}: {', '.join(self.robot.arm)}"
-            )
+        joints = self._of_arm(joints)
         hand = np.asarray(self.robot.hand_home if hand is None else hand, np.float32)
         return Memory(past=np.tile(joints, (3, 1)), hand=hand, trail=joints[None], grips=hand[None])
 
@@ -135,6 +135,7 @@ class Controller:
         memory: Memory,
         more: ConstraintSet | None = None,
         hand: Float[np.ndarray, "J"] | None = None,
+        joints: Float[np.ndarray, "A"] | None = None,
     ) -> tuple[Chunk, Memory]:
         """The next chunk, and the memory after its first `execute` knots have been sent.
 
@@ -143,11 +144,13 @@ class Controller:
           more: constraints that are new at every call, such as obstacles that move.
           hand: joints of the hand as measured now [rad or m]: what it holds may keep them from where they are told to go. With `opens`, the
             hand counts as at least so open all along the chunk.
+          joints: of the arm as measured now [rad], from which it goes on to follow what it is sent; by default where its servos should have
+            brought it. Commands stay continuous all the same: the first knot is near the last command, not near the measured joints.
         Raises:
-          ValueError: `hand` is given, but no joint of the hand has a direction in which it opens.
+          ValueError: `hand` is given, but no joint of the hand has a direction in which it opens; `joints` are not those of the arm.
         """
         began = time.perf_counter()
-        setting = self._setting(memory, more, hand)
+        setting = self._setting(memory, more, hand, joints)
         sampler = resolve(self.sampler)
         chosen, violation, report, changed, best = None, {}, "", np.inf, 0
         attempt = 0
@@ -159,21 +162,20 @@ class Controller:
             best = _best(result)
             violation = {name: float(values[best]) for name, values in result.violation.items()}
             report, changed = result.explain(best), float(result.stats.terminal_move[best])
-            joints, hand = result.aux["joints"][best], result.plans.joints[best]
             if bool(result.feasible[best]):
-                if bool(clear(self.policy, setting, joints, hand, self.between)):
+                found = result.aux["joints"][best], result.plans.joints[best]
+                if bool(clear(self.policy, setting, *found, self.between)):
                     chosen = result
                     break
                 report += " at its knots, but not between them"
         if chosen is not None:
-            joints = np.asarray(chosen.aux["joints"][best])[self.first :]
-            hand = np.asarray(chosen.plans.joints[best])[self.first :]
+            sent, grip = (np.asarray(x[best])[self.first :] for x in (chosen.aux["joints"], chosen.plans.joints))
             source: Source = "planned"
         else:
-            joints, hand, source = self._fallback(memory, setting)
+            sent, grip, source = self._fallback(memory, setting)
         chunk = self._chunk(
-            joints,
-            hand,
+            sent,
+            grip,
             setting,
             source=source,
             attempts=attempt,
@@ -185,6 +187,34 @@ class Controller:
         )
         return chunk, self.after(chunk, memory, self.execute)
 
+    def holds(
+        self,
+        chunk: Chunk,
+        k: int,
+        memory: Memory,
+        joints: Float[np.ndarray, "A"],
+        more: ConstraintSet | None = None,
+        hand: Float[np.ndarray, "J"] | None = None,
+    ) -> bool:
+        """Whether the rest of a chunk may be sent, a period after its knot k was.
+
+        It may where the tool is within `guard` of where the chunk predicts it. Where it is not, the arm does not follow as was thought, and
+        the rest is judged again from where the arm is: what holds an arm up lets go of it at last, and then the way back to the commands
+        leads where nobody has looked. A rest that does not hold is not sent; plan from `after(chunk, memory, k + 1)`.
+
+        Args:
+          memory: before the chunk. joints: of the arm as measured now [rad]. more, hand: as in `plan`.
+        """
+        if self.guard is None:
+            return True
+        distance, angle = gap(chunk.tool_at(k), jax.device_get(placed(self.robot, self._of_arm(joints))))
+        if distance <= self.guard[0] and angle <= self.guard[1]:
+            return True
+        after = self.after(chunk, memory, k + 1)
+        assert after.chunk is not None
+        rest = [x[np.minimum(np.arange(self.horizon), len(x) - 1)] for x in (after.chunk.joints, after.chunk.hand)]
+        return self._fine(self._setting(after, more, hand, joints), *rest)
+
     def stuck(self, memory: Memory) -> bool:
         """Whether the last `patience` plans found nothing feasible: time to `rewind`."""
         return memory.barren >= self.patience
@@ -195,6 +225,7 @@ class Controller:
         deviation: Deviation | None = None,
         more: ConstraintSet | None = None,
         hand: Float[np.ndarray, "J"] | None = None,
+        joints: Float[np.ndarray, "A"] | None = None,
     ) -> tuple[Chunk, Memory]:
         """The way back to the last waypoint that was reached, and the memory after all of it has been sent: from there `plan` samples
         again, with new noise and without regard to the last chunk.
@@ -205,28 +236,28 @@ class Controller:
 
         Args:
           memory: after what has been sent: `after(chunk, memory, k)` where a chunk was broken off behind its first k knots.
-          deviation: why, for the report. more, hand: as in `plan`.
+          deviation: why, for the report. more, hand, joints: as in `plan`.
         """
         began = time.perf_counter()
         marks = [i for i in memory.waypoints if i < len(memory.trail) - 1]
         goal = marks[-1 - min(memory.rewound, len(marks) - 1)] if marks else 0
-        setting = self._setting(replace(memory, chunk=None), more, hand)
+        setting = self._setting(replace(memory, chunk=None), more, hand, joints)
         source: Source = "rewind"
         for slower in (1, 2, 4):
-            joints, grips = (_back(commands[goal:], slower) for commands in (memory.trail, memory.grips))
-            if self._judged(memory, joints, grips, more, hand):
+            way, grips = (_back(commands[goal:], slower) for commands in (memory.trail, memory.grips))
+            if self._judged(memory, way, grips, more, hand, joints):
                 break
         else:
-            joints, grips, source = memory.past[-1:], memory.hand[None], "stop"
+            way, grips, source = memory.past[-1:], memory.hand[None], "stop"
         chunk = self._chunk(
-            joints,
+            way,
             grips,
             setting,
             source=source,
             latency=time.perf_counter() - began,
             report=str(deviation) if deviation is not None else "",
         )
-        back = self.after(chunk, memory, len(joints))
+        back = self.after(chunk, memory, len(way))
         if source == "rewind":
             before = tuple(i for i in memory.waypoints if i < goal)
             back = replace(back, trail=memory.trail[: goal + 1], grips=memory.grips[: goal + 1], waypoints=before)
@@ -265,6 +296,7 @@ class Controller:
         setting = self._setting(memory, more)
         self._fine(setting, chunk.joints, chunk.hand)
         self._fine(self._setting(memory, more), chunk.joints, chunk.hand)
+        jax.block_until_ready(placed(self.robot, memory.past[-1]))
 
     def off(self, memory: Memory, tool: Pose, position: float = 0.03, angle: float = np.deg2rad(20)) -> bool:
         """Whether the tool (T_world_tool, measured) is further from where it was last sent than `position` [m] or `angle` [rad]; of a tool
@@ -272,8 +304,21 @@ class Controller:
         distance, turn = gap(self.robot.tool_pose(jnp.asarray(memory.past[-1])), tool)
         return distance > position or turn > angle
 
+    def _of_arm(self, joints: Float[np.ndarray, "A"]) -> Float[np.ndarray, "A"]:
+        """Joints of the arm, or `ValueError` [rad]."""
+        joints = np.asarray(joints, np.float32)
+        if joints.shape != (len(self.robot.arm),):
+            raise ValueError(
+                f"joints have shape {joints.shape}; {self.robot.name!r} has {len(self.robot.arm)}: {', '.join(self.robot.arm)}"
+            )
+        return joints
+
     def _setting(
-        self, memory: Memory, more: ConstraintSet | None, hand: Float[np.ndarray, "J"] | None = None
+        self,
+        memory: Memory,
+        more: ConstraintSet | None,
+        hand: Float[np.ndarray, "J"] | None = None,
+        joints: Float[np.ndarray, "A"] | None = None,
     ) -> Setting:
         opens = np.broadcast_to(np.asarray(self.opens, np.float32), (len(self.robot.hand),))
         if hand is not None and not opens.any():
@@ -281,6 +326,8 @@ class Controller:
                 f"hand={hand} was measured, but opens={self.opens} says of no joint in which direction it opens (1 or -1): "
                 f"{', '.join(self.robot.hand)}"
             )
+        lag = np.broadcast_to(np.asarray(self.lag, np.float32), (len(self.robot.arm),))
+        behind = trailing(memory.past, lag, self.dt) if joints is None else memory.past[-1] - self._of_arm(joints)
         horizon, left = self.horizon, self.horizon - self.execute
         chunk = memory.chunk
         fading = np.clip(1 - np.arange(horizon) / max(left, 1), 0, None)
@@ -294,7 +341,8 @@ class Controller:
             velocity=self.robot.velocity if self.velocity is None else self.velocity,
             acceleration=self.acceleration,
             clearance=self.clearance,
-            lag=np.broadcast_to(np.asarray(self.lag, np.float32), (len(self.robot.arm),)),
+            lag=lag,
+            behind=behind,
             opens=opens,
             last=np.concatenate([gone, last]),
             weight=np.concatenate([np.zeros(self.first), weight]).astype(np.float32),
@@ -305,7 +353,7 @@ class Controller:
         """With where its servos should bring the tool."""
         beyond = -len(joints) % self.horizon
         padded = np.concatenate([joints, np.repeat(joints[-1:], beyond, axis=0)])
-        expected = jax.device_get(reached(self.robot, setting.past, padded, setting.lag, self.dt))
+        expected = jax.device_get(reached(self.robot, setting.past[-1], setting.behind, padded, setting.lag, self.dt))
         return Chunk(
             joints=joints,
             hand=np.clip(hand, self.robot.hand_lower, self.robot.hand_upper),
@@ -332,13 +380,19 @@ class Controller:
         )
 
     def _judged(
-        self, memory: Memory, joints: np.ndarray, grips: np.ndarray, more: ConstraintSet | None, hand: np.ndarray | None
+        self,
+        memory: Memory,
+        way: np.ndarray,
+        grips: np.ndarray,
+        more: ConstraintSet | None,
+        hand: np.ndarray | None,
+        joints: np.ndarray | None,
     ) -> bool:
         """Whether a motion of any length satisfies the constraints, one chunk's length after the other."""
-        for k in range(0, len(joints), self.horizon):
-            past = np.concatenate([memory.past, joints[:k]])[-3:]
-            setting = self._setting(replace(memory, past=past, chunk=None), more, hand)
-            part = [x[np.minimum(np.arange(k, k + self.horizon), len(x) - 1)] for x in (joints, grips)]
+        for k in range(0, len(way), self.horizon):
+            past = np.concatenate([memory.past, way[:k]])[-3:]
+            setting = self._setting(replace(memory, past=past, chunk=None), more, hand, None if k else joints)
+            part = [x[np.minimum(np.arange(k, k + self.horizon), len(x) - 1)] for x in (way, grips)]
             if not self._fine(setting, *part):
                 return False
         return True

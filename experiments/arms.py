@@ -53,6 +53,7 @@ def begin(config: dict[str, Any]) -> tuple[Workcell, diffopt.Controller]:
         eta=config["eta"],
         execute=config["execute"],
         attempts=config["attempts"],
+        guard=config["guard"] and tuple(config["guard"]),
         patience=config["patience"],
         opens=1.0,
     )
@@ -100,6 +101,7 @@ def summary(config: dict[str, Any], rows: list[dict]) -> dict[str, Any]:
         collided=sum(r["hits"] > 0 for r in rows),
         violated=sum(r["beyond"] > 0 for r in rows),
         touched=sum(r["touched"] for r in rows),
+        broken=sum(r.get("broken", 0) for r in rows),
         beyond_planned=sum(r["beyond_planned"] for r in rows),
         planned=round(100 * chunks["planned"] / total, 1) if total else None,
         chunks=dict(chunks),

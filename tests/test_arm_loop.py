@@ -9,7 +9,7 @@ import pytest
 import diffopt
 from diffopt.chunks import Chunk, Memory
 from diffopt.controller import Controller
-from diffopt.evaluation.arm_loop import ArmRun, _Answer, _constrained, _gone, _Watch
+from diffopt.evaluation.arm_loop import ArmRun, _Answer, _constrained, _episode, _gone, _Watch
 from diffopt.evaluation.replay import Recording, drift, in_c, in_mjx
 from diffopt.geometry import Pose
 from diffopt.paths import ToolPath
@@ -168,14 +168,14 @@ def test_what_of_an_answer_is_executed():
 class Barren(Controller):
     """Finds nothing feasible from its third plan on."""
 
-    def plan(self, observation, memory, more=None, hand=None):
+    def plan(self, observation, memory, more=None, hand=None, joints=None):
         joints, hand = np.tile(memory.past[-1], (16, 1)) + 0.01 * np.arange(1, 17)[:, None], np.full((16, 1), 0.04)
         source = "planned" if memory.calls < 2 else "rest"
         still = Pose(position=np.zeros((16, 3)), rotation=np.tile(np.eye(3), (16, 1, 1)))
         chunk = Chunk(joints=joints, hand=hand, dt=PERIOD, source=source, expected=still)
         return chunk, self.after(chunk, memory, self.execute)
 
-    def rewind(self, memory, deviation=None, more=None, hand=None):
+    def rewind(self, memory, deviation=None, more=None, hand=None, joints=None):
         goal = memory.trail[memory.waypoints[-1]]
         chunk = Chunk(joints=goal[None], hand=hand[None], dt=PERIOD, source="rewind", expected=None)
         return chunk, replace(self.after(chunk, memory, 1), barren=memory.barren)
@@ -197,3 +197,49 @@ def test_the_loop_goes_back_where_plans_find_nothing(cell, robot):
     np.testing.assert_allclose(answer.joints, before.trail[8:9])  # after the first chunk's eight knots
     answer = _constrained(strict=False)(controller, view, before, cell, episode)
     assert answer.source == "followed"
+
+
+class Standing(Controller):
+    """Plans to stay where the last command was, and holds this to be good as long as the tool is within a centimetre of there."""
+
+    def plan(self, observation, memory, more=None, hand=None, joints=None):
+        still, setting = np.tile(memory.past[-1], (16, 1)), self._setting(memory, more, hand, joints)
+        chunk = self._chunk(still, np.full((16, 1), 0.04), setting, source="planned", plan=())
+        return chunk, self.after(chunk, memory, self.execute)
+
+    def holds(self, chunk, k, memory, joints, more=None, hand=None):
+        assert more is not None and hand.shape == (1,) and hand[0] > 0.03
+        away = np.subtract(*(self.robot.tool_pose(q).position for q in (joints, memory.past[-1])))
+        return self.guard is None or bool(np.linalg.norm(away) < 0.01)
+
+
+@pytest.mark.parametrize("guard", [(0.01, 0.1), None])
+def test_the_rest_of_a_chunk_is_not_sent_to_a_robot_that_is_held_up(cell, guard):
+    """From the third period on something lifts the tool by more than a centimetre: it is planned anew, from the commands that were sent,
+    from where the arm is, and with what is seen now and a period ago."""
+    Around().place(cell, SEED)
+    notes, seen = [], []
+    controller = Standing(policy=diffopt.policies.load("pick-place"), robot=cell.robot, opens=1.0, guard=guard)
+
+    def look(episode):
+        seen.append((episode.tool.position, episode.posture))
+        episode.data.xfrc_applied[cell.model.body("gripper").id, 2] = 120.0 if len(seen) >= 3 else 0.0
+        if len(seen) > 9:
+            episode.data.time = cell.task.time_limit
+
+    def ask(controller, view, memory, cell, episode):
+        notes.append((memory, view, len(seen) - 1))
+        return _constrained(strict=True)(controller, view, memory, cell, episode)
+
+    run = _episode(cell, controller, SEED, ask, 2, look)
+    away = np.array([np.linalg.norm(position - seen[0][0]) for position, _ in seen])
+    first = int(np.argmax(away > 0.01))
+    assert 3 <= first < 8 and away.max() > 0.015
+    if guard is None:
+        assert run.broken == 0 and [sent for *_, sent in notes] == [0, 8]
+        return
+    assert run.broken >= 1 and notes[1][2] == first and run.chunks["planned"] == len(notes)
+    memory, view, _ = notes[1]
+    assert len(memory.trail) == 1 + first
+    np.testing.assert_allclose(memory.past[-1], memory.trail[0], atol=1e-6)
+    np.testing.assert_allclose(view.position, [seen[first - 1][0], seen[first][0]], atol=1e-6)

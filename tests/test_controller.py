@@ -3,14 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import diffopt
 from diffopt import Controller
+from diffopt.chunks import followed, trailing
 from diffopt.constraints import ConstraintSet, SceneCollision
-from diffopt.geometry import Pose, shapes
+from diffopt.geometry import Pose, rotation_vector, shapes
 from diffopt.paths import JointPath, JointPathSpec
 from diffopt.policies import gaussian_mixture
 from diffopt.policies.base import Normalizer
@@ -119,3 +121,71 @@ def test_knots_in_the_past_are_skipped(robot):
     steps = np.abs(np.diff(commands, axis=0))
     assert (steps <= np.asarray(robot.velocity) * DT + 1e-5).all()
     np.testing.assert_allclose(commands[1][0] - robot.home[0], 0.2, atol=0.03)  # knot 1
+
+
+def test_servos_go_on_from_where_they_are():
+    """T q' = c - q by hand: what is held still is neared like exp(-t / T), from where it was measured or where the past has left it."""
+    T, past = np.array([0.1, 0.05], np.float32), np.array([[0.0, 1.0], [0.2, 1.0], [0.3, 0.9]], np.float32)
+    still, behind = np.tile(past[-1], (3, 1)), np.array([0.04, -0.02], np.float32)
+    t = DT * np.arange(1, 7)[:, None] / 2
+    np.testing.assert_allclose(
+        followed(past[-1], behind, still, T, DT, 2), past[-1] - behind * np.exp(-t / T), atol=1e-6
+    )
+    way = past[-1] + np.linspace(0.1, 0.3, 3)[:, None] * np.array([1.0, -1.0])
+    whole = followed(past[0], jnp.zeros(2), np.concatenate([past[1:], way]), T, DT, 4)
+    np.testing.assert_allclose(followed(past[-1], trailing(past, T, DT), way, T, DT, 4), whole[8:], atol=1e-6)
+
+
+def test_a_chunk_is_judged_from_where_the_arm_is(robot):
+    """The arm is not where it was sent, and a ball lies where it is: to stand still is fine by the commands, not by what is measured."""
+    controller = Controller(policy=swinging(robot, 1.0), robot=robot, execute=3, lag=0.1)
+    memory = controller.start(robot.home)
+    measured = np.asarray(robot.home) + np.array([0.3, 0, 0, 0, 0, 0, 0])
+    ball = ConstraintSet.of(SceneCollision(shapes=shapes.sphere(0.02, robot.tool_pose(jnp.asarray(measured)).position)))
+    still, open_hand = np.tile(robot.home, (H, 1)), np.full((H, 1), 0.04)
+    assert controller._fine(controller._setting(memory, ball), still, open_hand)
+    assert controller._fine(controller._setting(memory, ball, joints=np.asarray(robot.home)), still, open_hand)
+    assert not controller._fine(controller._setting(memory, ball, joints=measured), still, open_hand)
+    chunk = controller._chunk(still, open_hand, controller._setting(memory, ball, joints=measured), source="planned")
+    behind = [np.linalg.norm(chunk.tool_at(k).position - robot.tool_pose(robot.home).position) for k in range(H)]
+    assert 0.03 < behind[0] < 0.08 and behind[-1] < 1e-3  # exp(-1) of 0.3 rad, and as good as there
+    with pytest.raises(ValueError, match="panda_joint1"):
+        controller.plan(None, memory, joints=np.zeros(3))
+
+
+def test_the_rest_of_a_chunk_holds_from_where_the_arm_is(robot):
+    """The arm is held 15 mm off its commands, which are 8 mm clear of a ball. Let go of on the far side of the ball, it goes back in free
+    space; on the side of the ball it goes back through it."""
+    tool = robot.tool_pose(robot.home)
+    aside = np.asarray(tool.rotation)[:, 1]
+    hand = diffopt.plans.Grasp(
+        position=jnp.zeros(3), rotation=jnp.eye(3), joints=jnp.array([0.04]), squeeze=jnp.zeros(1)
+    )
+
+    centre = np.asarray(tool.position) + 0.094 * aside + 0.1 * np.asarray(tool.rotation)[:, 2]
+    ball = SceneCollision(shapes=shapes.sphere(0.02, centre))
+    clear = -replace(ball, robot=robot).residual(hand, {"joints": robot.home}, None).max()
+    assert 0.006 < clear < 0.01
+    scene = ConstraintSet.of(ball)
+
+    def moved(q):
+        pose = robot.tool_pose(q)
+        return jnp.concatenate([pose.position, rotation_vector(tool.rotation.T @ pose.rotation)])
+
+    off = np.linalg.pinv(np.asarray(jax.jacfwd(moved)(robot.home))) @ np.array([*(0.015 * aside), 0, 0, 0])
+
+    controller = Controller(policy=swinging(robot, 1.0), robot=robot, execute=3, lag=0.1)
+    memory, still = controller.start(robot.home), np.tile(robot.home, (H, 1))
+    chunk = controller._chunk(still, np.full((H, 1), 0.04), controller._setting(memory, scene), source="planned")
+    home = np.asarray(robot.home)
+    np.testing.assert_allclose(robot.tool_pose(home + off).position - tool.position, 0.015 * aside, atol=1e-3)
+    for k in (0, 2):
+        assert controller.holds(chunk, k, memory, home - off, scene) and controller.holds(chunk, k, memory, home, scene)
+        assert not controller.holds(chunk, k, memory, home + off, scene)
+        assert controller.holds(chunk, k, memory, home + off)  # without a ball
+        assert controller.holds(chunk, k, memory, home + 0.3 * off, scene)  # as far off as arms are that follow
+        assert replace(controller, guard=None).holds(chunk, k, memory, home + off, scene)
+    after = controller.after(chunk, memory, 2)  # from which to plan: the commands that were sent
+    assert len(after.trail) == 3 and after.waypoints == (0,) and after.barren == 0
+    assert controller._fine(controller._setting(after, scene), still, chunk.hand)
+    assert not controller._fine(controller._setting(after, scene, joints=home + off), still, chunk.hand)

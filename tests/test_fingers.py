@@ -79,6 +79,27 @@ def test_fingers_count_as_open_as_they_may_be(robot):
         replace(controller, opens=0.0)._setting(memory, post, np.array([0.01]))
 
 
+def test_fingers_do_not_close_on_what_stands_between_them(robot):
+    """A thin post on the inner side of an open left finger, at every place that C MuJoCo says the open hand is clear of: to stay open is
+    fine, to close is not, even if something that the hand holds would stop it halfway."""
+    spec = JointPathSpec(arm_names=robot.arm, joint_names=robot.hand, horizon=H, dt=0.1)
+    policy = gaussian_mixture(np.zeros((1, spec.dim)), 0.05, spec=spec)
+    controller = Controller(policy=policy, robot=robot, opens=1.0, between=2, execute=2)
+    still, memory = np.tile(np.asarray(robot.home), (H, 1)), controller.start(np.asarray(robot.home))
+    for aside in (0.008, 0.016, 0.026):  # of the post's centre from the middle of the hand
+        centre, R = beside(robot, aside - 0.04 - 0.0152 - HALF)
+        assert not touches(robot, centre, R, 0.04) and any(
+            touches(robot, centre, R, q) for q in np.linspace(0, 0.04, 41)
+        )
+        post = ConstraintSet.of(SceneCollision(shapes=shapes.box((HALF,) * 3, centre, R)))
+
+        def fine(told, post=post):
+            setting = controller._setting(memory, post, np.array([0.04]))
+            return controller._fine(setting, still, np.asarray(told, np.float32)[:, None])
+
+        assert fine(np.full(H, 0.04)) and not fine([0.04, 0.03, 0.0, 0.0])
+
+
 def test_the_widest_so_far():
     """By hand: the first joint opens upwards, the second downwards, of the third nothing is known."""
     hand = jnp.array([[0.1, 0.1, 0.1], [0.3, 0.2, 0.3], [0.2, -0.4, 0.2], [0.0, 0.0, 0.0]])

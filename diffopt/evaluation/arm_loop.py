@@ -8,7 +8,9 @@ distance between the tool and where it was sent, and the jerk where two chunks m
 
 from __future__ import annotations
 
+import copy
 import functools
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,15 +18,16 @@ from dataclasses import dataclass, field, replace
 import jax
 import numpy as np
 
+from diffopt.chunks import Chunk
 from diffopt.constraints import ConstraintSet, SceneCollision
 from diffopt.controller import Controller, Memory
-from diffopt.geometry import Pose, shapes
+from diffopt.geometry import Pose, Shapes, shapes
 from diffopt.paths import ToolPath
 from diffopt.policies.observation import Observation
 from diffopt.robots.embodiment import Embodiment
 from diffopt.sample import sample
 from diffopt.tasks.script import PERIOD, Command
-from diffopt.tasks.workcell import Episode, Unreachable, Workcell, observation
+from diffopt.tasks.workcell import Episode, Moment, Unreachable, Workcell, observation
 
 LEAST = 9  # obstacles: those of pick-place with three posts
 Look = Callable[[Episode], None]
@@ -37,7 +40,7 @@ class ArmRun:
 
     Attributes:
       seed: of its placements. success: whether the task was solved. reason: why not. time: at its end [s].
-      chunks: by source ("planned", "rest", "stop", "rewind", "followed").
+      chunks: by source ("planned", "rest", "stop", "rewind", "followed"). broken: planned ones of which the rest did not hold any more.
       hits: periods with contact between the robot and what stands fast; hits_planned: those within chunks reported feasible;
         touched: how many of these chunks there are.
       beyond: periods whose command, before it is clipped, is beyond a joint's range or velocity limit; beyond_planned: those within chunks
@@ -53,6 +56,7 @@ class ArmRun:
     reason: str = ""
     time: float = 0.0
     chunks: dict[str, int] = field(default_factory=dict)
+    broken: int = 0
     hits: int = 0
     hits_planned: int = 0
     touched: int = 0
@@ -99,10 +103,16 @@ def run(
 def surroundings(cell: Workcell, episode: Episode) -> ConstraintSet:
     """The robot clear of the task's obstacles as they stand now; few are filled up to `LEAST`, so that tasks share what is compiled."""
     there = cell.task.obstacles(episode.data)
-    away = shapes.box((0.01, 0.01, 0.01), (0.0, 0.0, -9.0))
-    for _ in range(LEAST - len(there)):
-        there = there | away
+    if len(there) < LEAST:
+        there = there | _away(LEAST - len(there))
     return ConstraintSet.of(SceneCollision(shapes=there))
+
+
+@functools.cache
+def _away(count: int) -> Shapes:
+    """Boxes where nothing is."""
+    box = shapes.box((0.01, 0.01, 0.01), (0.0, 0.0, -9.0))
+    return functools.reduce(operator.or_, [box] * count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +122,8 @@ class _Answer:
     source: str
     latency: float
     plan: ToolPath
+    chunk: Chunk | None = None
+    around: ConstraintSet | None = None
     joints: np.ndarray | None = None
     opening: np.ndarray | None = None
     changed: float = 0.0
@@ -123,24 +135,38 @@ class _Answer:
             return execute
         return len(self.joints) if self.source == "rewind" else min(execute, len(self.joints))
 
+    def holds(self, controller: Controller, k: int, memory: Memory, episode: Episode) -> bool:
+        """Whether the rest of a chunk that was reported feasible still is after knot k."""
+        if self.chunk is None or self.source != "planned":
+            return True
+        fingers = np.array([episode.opening], np.float32)
+        return controller.holds(self.chunk, k, memory, episode.posture, self.around, fingers)
+
+    def broken_off(self, controller: Controller, memory: Memory, sent: int) -> _Answer:
+        """The same with only the first knots `sent`, after `memory`."""
+        assert self.chunk is not None
+        return replace(self, memory=controller.after(self.chunk, memory, sent))
+
 
 Ask = Callable[[Controller, Observation, Memory, Workcell, Episode], _Answer]
 
 
 def _constrained(strict: bool) -> Ask:
     def ask(controller: Controller, view: Observation, memory: Memory, cell: Workcell, episode: Episode) -> _Answer:
-        around, fingers = surroundings(cell, episode), view.joints[-1]
-        chunk, after = controller.plan(view, memory, around, fingers)
+        around, fingers, posture = surroundings(cell, episode), view.joints[-1], episode.posture
+        chunk, after = controller.plan(view, memory, around, fingers, posture)
         plan, latency = chunk.plan, chunk.latency
         if chunk.source != "planned" and not strict:
             return _Answer(source="followed", latency=latency, plan=plan)
         if controller.stuck(after):
-            chunk, after = controller.rewind(memory, more=around, hand=fingers)
+            chunk, after = controller.rewind(memory, more=around, hand=fingers, joints=posture)
             latency += chunk.latency
         return _Answer(
             source=chunk.source,
             latency=latency,
             plan=plan,
+            chunk=chunk,
+            around=around,
             joints=chunk.joints,
             opening=chunk.hand[:, 0],
             changed=chunk.changed,
@@ -173,11 +199,11 @@ def _episode(cell: Workcell, controller: Controller, seed: int, ask: Ask, moment
         return ArmRun(seed=seed, success=False, reason="unreachable start")
     controller = replace(controller, seed=seed, lag=cell.lag)
     memory = controller.start(episode.joints)
-    seen = [episode.moment()] * moments
+    seen = [_frozen(episode)] * moments
     watch = _Watch(robot=controller.robot)
     look(episode)
     while not episode.over:
-        answer = ask(controller, observation(seen[-moments:]), memory, cell, episode)
+        answer = ask(controller, observation([moment() for moment in seen]), memory, cell, episode)
         watch.asked(answer)
         count = answer.sent(controller.execute)
         for k in range(count):
@@ -185,10 +211,19 @@ def _episode(cell: Workcell, controller: Controller, seed: int, ask: Ask, moment
             look(episode)
             if episode.over:
                 break
-            if k >= count - moments:
-                seen = [*seen, episode.moment()][-moments:]
+            if answer.chunk is not None or k >= count - moments:  # what may be the last knots
+                seen = [*seen[1:], _frozen(episode)]
+            if k + 1 < count and not answer.holds(controller, k, memory, episode):
+                watch.broken += 1
+                answer = answer.broken_off(controller, memory, k + 1)
+                break
         memory = answer.memory or _gone(memory, watch, answer)
     return watch.run(seed, episode)
+
+
+def _frozen(episode: Episode) -> Callable[[], Moment]:
+    """What is seen now, rendered when it is asked for."""
+    return functools.cache(replace(episode, data=copy.copy(episode.data)).moment)
 
 
 def _gone(memory: Memory, watch: _Watch, answer: _Answer) -> Memory:
@@ -213,6 +248,7 @@ class _Watch:
     robot: Embodiment
     commands: list[np.ndarray] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
+    broken: int = 0
     seams: list[int] = field(default_factory=list)
     latency: list[float] = field(default_factory=list)
     changed: list[float] = field(default_factory=list)
@@ -268,6 +304,7 @@ class _Watch:
             reason=reason,
             time=round(episode.time, 2),
             chunks=self.sources,
+            broken=self.broken,
             hits=episode.hits,
             hits_planned=self.hits_planned,
             touched=self.touched,

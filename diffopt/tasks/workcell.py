@@ -268,6 +268,17 @@ class Episode:
         body = self.data.body(TOOL)
         return Pose(position=body.xpos.copy(), rotation=body.xmat.reshape(3, 3).copy())
 
+    @property
+    def posture(self) -> Float[np.ndarray, "A"]:
+        """Joints of an arm, as they are [rad]."""
+        assert self.cell.arm is not None
+        return np.array(self.data.qpos[self.cell.arm.joints])
+
+    @property
+    def opening(self) -> float:
+        """Of the gripper, as it is [m]."""
+        return float(self.data.joint(FINGER).qpos[0])
+
     def tool_at(self, joints: Float[np.ndarray, "A"]) -> Pose:
         """T_world_tool if an arm's joints were there [rad]."""
         assert self.cell.arm is not None
@@ -295,7 +306,7 @@ class Episode:
         """What the cameras and encoders say now."""
         size, cameras = self.cell.size, self.cell.cameras
         images = np.zeros((0, size, size, 3), np.uint8) if cameras is None else cameras.render(self.data)
-        return Moment(images=images, tool=self.tool, opening=float(self.data.joint(FINGER).qpos[0]))
+        return Moment(images=images, tool=self.tool, opening=self.opening)
 
     @cached_property
     def _scratch(self) -> mujoco.MjData:
