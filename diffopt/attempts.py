@@ -39,7 +39,7 @@ from diffopt.solution import Solution
 
 LEVEL = 0.2  # at which share of the levels the policy is asked
 PLAIN = 32  # plain plans that say what is usual
-USUAL = (0.9, 0.8)  # the quantile of their pulls that still is: of a first attempt, and of a further one
+USUAL = (0.95, 0.9)  # the quantile of their pulls that still is: of a first attempt, and of a further one
 HOPELESS = 32  # draws without a feasible one after which a plan is given up
 BLOCK = 16  # draws of one call, after the first
 FEASIBLE, INFEASIBLE = 1.0, 1e6  # where the merits of these begin; that of what is accepted is zero
@@ -49,8 +49,8 @@ FEASIBLE, INFEASIBLE = 1.0, 1e6  # where the merits of these begin; that of what
 class Persistent(Protocol):
     """A sampler that has plans drawn again by itself."""
 
-    def further(self, policy: Policy) -> tuple[int, Sampler, Sampler]:
-        """How often in all, by what the first time, and by what afterwards."""
+    def persistent(self, policy: Policy) -> tuple[int, Sampler, Sampler]:
+        """How often in all, by what where a plan is drawn once, and by what where it may be drawn again."""
         ...
 
 

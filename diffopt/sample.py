@@ -80,14 +80,14 @@ def sample(
     keys = jax.random.split(key, n)
     given = (policy, constraints, keys, sampler, eta, warm)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
-    asked, sampler, further = sampler.further(policy) if isinstance(sampler, Persistent) else (1, sampler, sampler)
+    asked, once, patient = sampler.persistent(policy) if isinstance(sampler, Persistent) else (1, sampler, sampler)
     if attempts is None:
         attempts = 1 if traced or not constraints or n > BLOCK else asked
     if attempts < 1:
         raise ValueError(f"attempts={attempts}: every plan is drawn at least once")
-    first = _sample(policy, constraints, keys, sampler, eta, warm, levels)
     if attempts == 1:
-        return first
+        return _sample(policy, constraints, keys, once, eta, warm, levels)
+    first = _sample(policy, constraints, keys, patient, eta, warm, levels)
     usual, strict = _limits(policy, eta, levels)
     begun = _judged(policy, constraints, first, usual, eta, levels)
 
@@ -95,7 +95,7 @@ def sample(
         """Some of the plans once more, each with the key of its attempt; for as many as the first time, by the same program."""
         again, start = jax.tree.map(lambda leaf: leaf[plans], (keys, warm))
         fresh = jax.vmap(jax.random.fold_in)(again, numbers)
-        solution = _sample(policy, constraints, fresh, further, eta, start, levels)
+        solution = _sample(policy, constraints, fresh, patient, eta, start, levels)
         return _judged(policy, constraints, solution, strict, eta, levels)
 
     if traced:

@@ -150,23 +150,24 @@ def attempted(
 ) -> Attempt:
     """All trials, `chunk` at a time; what fails by its own account is drawn again as by `sample(attempts=most)`, `total` draws in all."""
     parts = []
+    if isinstance(sampler, Persistent) and most > 1:
+        sampler = sampler.persistent(places.bench.policy)[2]
     for first in range(0, len(wanted), chunk):
         block = wanted[first : first + chunk]
         part = draw(places, sampler, block, chunk)
         parts.append([np.asarray(leaf)[: len(block)] for leaf in jax.tree.leaves(part)])
     joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
     first_draws = jax.tree.unflatten(jax.tree.structure(part), joined)
-    further = sampler.further(places.bench.policy)[2] if isinstance(sampler, Persistent) else sampler
 
     def again(plans: np.ndarray, numbers: np.ndarray) -> Attempt:
-        return draw(places, further, [wanted[i] for i in plans], chunk, [int(a) for a in numbers])
+        return draw(places, sampler, [wanted[i] for i in plans], chunk, [int(a) for a in numbers])
 
     return persist(first_draws, again, most, block=chunk, total=total, hopeless=most if total < np.inf else HOPELESS)
 
 
 def own_attempts(bench: Bench, sampler: Sampler) -> int:
     """As many as the sampler asks for."""
-    return sampler.further(bench.policy)[0] if isinstance(sampler, Persistent) else 1
+    return sampler.persistent(bench.policy)[0] if isinstance(sampler, Persistent) else 1
 
 
 def run(

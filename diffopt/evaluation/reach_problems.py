@@ -42,6 +42,7 @@ SHARES = {
     "0.1": (0.0004, 0.0025),
 }  # the dial, and what counts as each
 STARTS, KEPT, STEPS = 24, 8, 12  # of the oracle's inverse kinematics
+PART = 256  # draws that are solved before it is seen whether there are enough
 TOLERANCES = (1e-3, float(np.deg2rad(0.5)))  # [m], [rad]
 
 
@@ -279,7 +280,10 @@ class Oracle:
         bank, seed = self, 1000
         while sum(map(len, kept)) < count:
             index = bank.clear(problem)
-            good = index[bank.feasible(problem, index)]
-            kept.append(proper(policy, bank.poses[good]))
+            for first in range(0, len(index), PART):  # no more inverse kinematics than it takes
+                part = index[first : first + PART]
+                kept.append(proper(policy, bank.poses[part[bank.feasible(problem, part)]]))
+                if sum(map(len, kept)) >= count:
+                    break
             bank, seed = Oracle.of(policy, problem.robot, draws=len(self.poses), seed=seed, block=self.block), seed + 1
         return np.concatenate(kept)[:count]

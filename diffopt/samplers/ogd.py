@@ -12,9 +12,10 @@ anchor = 0 (`zero`: maximum a posteriori) or the drawn noise z (`sampled`: keeps
 
 In all three c(d) = c + g (d - anchor), so the problem is the nearest feasible vector x* to c, weighted by 1/g, and the iterate moves by
 b (x* - c), to x_{k-1} = mu + s anchor + b (x* - c). That holds for s -> 0 too, where the hard problem does not depend on s. For `next`,
-b = 1. For the others b says how far the iterate has to go for its clean estimate to arrive at x*: the inverse of dD/dx, which for a
-prior of unit variance, as the normaliser makes it, is 1/alpha (limited to `most_gain` where there is hardly any signal yet). DiRecT
-(arXiv 2606.15359) is `sampled` and `lookahead` with b = alpha.
+b = 1. For the others b says how far the iterate has to go for its clean estimate to arrive at x*: the inverse of dD/dx. Where the prior
+has variance v, dD/dx = alpha v / (alpha^2 v + sigma^2): for unit variance, as the normaliser makes it, b = 1/alpha (limited to `most_gain`
+where there is hardly any signal yet); along a wide manifold b = alpha. So b = alpha^`gain`. DiRecT (arXiv 2606.15359) is `sampled` and
+`lookahead` with b = alpha.
 
 What makes this work on grasps (what each part is worth stands in docs/ogd.md):
 
@@ -29,7 +30,10 @@ correction (`move`), or, where levels are solved to the end and that says little
 |D(alpha x_0, k) - x_0| at a fifth of the levels (`stay`, one more evaluation per particle).
 
 Particles are drawn for all plans, attempts only for those that failed: outside of transformations `sample` has these drawn again, up to
-`attempts` times, and then solves every level down to the middle, with smaller margins (`further`).
+`attempts` times. A single draw has to be feasible at once, so that its noisiest levels are steered already, where it is decided what kind
+of plan it becomes: too often the kind to which the nearest feasible point of a blurred estimate belongs. Where failure is seen and drawn
+again, that is left to the prior, and levels are solved from `PATIENT` on only (`patient`): fewer draws are feasible, and those that are
+keep nearer to the policy's own distribution among the feasible plans.
 """
 
 from __future__ import annotations
@@ -56,7 +60,11 @@ from diffopt.solvers import RealTimeIteration, Solver
 Anchor = Literal["sampled", "zero"]
 Constrain = Literal["lookahead", "current", "next"]
 Merit = Literal["move", "stay"]
-AGAIN, CLOSER = (1.0, 0.5), 0.3  # of further attempts: the window, and how much smaller the margins are
+PATIENT, CLOSER, WIDER = (
+    (0.6, 0.1),
+    0.6,
+    3,
+)  # where there are attempts: the window, how much smaller the margins are, and the search
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
 
@@ -76,9 +84,9 @@ class OGD:
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
       particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
-      attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), after the first time as
-        `further` says; None for 128, and for once where no level is solved or the answer is to be differentiable (not `hard`).
-      most_gain: largest b.
+      attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), each time as `patient`
+        says; None for 128, and for once where no level is solved or the answer is to be differentiable (not `hard`).
+      gain: exponent of b = alpha^gain. most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
     """
 
@@ -95,6 +103,7 @@ class OGD:
     particles: int = field(default=1, metadata=dict(static=True))
     merit: Merit = field(default="move", metadata=dict(static=True))
     attempts: int | None = field(default=None, metadata=dict(static=True))
+    gain: float | Array = -1.0
     most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
 
@@ -116,17 +125,17 @@ class OGD:
                 f"window={self.window}: shares between 0 and 1, the larger first; every={self.every}: at least 0"
             )
 
-    def further(self, policy: Policy) -> tuple[int, OGD, OGD]:
-        """How often a plan is drawn, what draws it the first time, and what afterwards.
-
-        All levels of the noisier half are solved then, with margins that fit between close obstacles. Both differ in numbers only, so that
-        one program serves them.
-        """
+    def persistent(self, policy: Policy) -> tuple[int, OGD, OGD]:
+        """How often a plan is drawn, what draws one that is drawn once, and what draws it where it may be drawn again."""
         solves = isinstance(self.every, jax.core.Tracer) or bool(self.every)
         usual = 128 if self.hard and solves else 1
-        first = replace(self, attempts=None, tighten=self._tighten(policy))
-        closer = replace(first, every=1, window=AGAIN, tighten=CLOSER * self._tighten(policy))
-        return usual if self.attempts is None else self.attempts, first, closer if solves else first
+        once = replace(self, attempts=None, tighten=self._tighten(policy))
+        return usual if self.attempts is None else self.attempts, once, once.patient() if solves else once
+
+    def patient(self) -> OGD:
+        """For a draw of several: every level from the middle on, with margins that fit between close obstacles, and more guesses."""
+        tighten = None if self.tighten is None else CLOSER * self.tighten
+        return replace(self, every=1, window=PATIENT, gain=1.0, tighten=tighten, search=max(self.search, WIDER))
 
     def _tighten(self, policy: Policy) -> Any:
         usual = 0.02 if is_path(policy.spec.plan_type) else 0.1
@@ -223,7 +232,7 @@ class OGD:
     ) -> tuple[Float[Array, "n"], Tracks, Progress]:
         """The problem of level k, or of the end (k = 0): by how much the next iterate moves, the tracks, and how they do."""
         std, alpha = process.std[k], process.alpha[jnp.maximum(k - 1, 0)]
-        gain = jnp.ones(()) if self.constrain == "next" else jnp.minimum(1 / alpha, self.most_gain)
+        gain = jnp.ones(()) if self.constrain == "next" else jnp.minimum(alpha**self.gain, self.most_gain)
         reference = anchored if self.constrain == "next" else clean
         if self.constrain == "lookahead":
             reference = jax.lax.cond(k > 0, lambda: process.clean(anchored, k - 1), lambda: anchored)
