@@ -32,9 +32,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from diffopt.geometry.shapes import Shapes
+
 BOX, CYLINDER, ELLIPSOID = 0, 1, 2
-STEPS = 14  # until cores that are apart are known to be so
-MORE = 6  # then, also of those that were moved apart
+STEPS = 14  # until cores that are apart are known to be so; nothing but ellipsoids needs more,
+SMOOTH = 24  # so many
+MORE = 6  # after them, also of those that were moved apart
 _TINY = 1e-30
 
 Vector = tuple[Any, Any, Any]
@@ -64,6 +67,17 @@ class Convex:
         """The bodies at these indices."""
         return jax.tree.map(lambda leaf: leaf[..., index], self)
 
+    @staticmethod
+    def of(shapes: Shapes) -> Convex:
+        """Shapes of a scene."""
+        return Convex(
+            half=shapes.half.T,
+            radius=shapes.radius,
+            kind=jnp.where(shapes.round, CYLINDER, BOX),
+            position=shapes.position.T,
+            rotation=jnp.moveaxis(shapes.rotation, 0, -1),
+        )
+
     def carry(self, point: Float[Array, "3 P"]) -> Float[Array, "3 P"]:
         """One point of each body, moving along where the body is differentiated."""
         still = jax.lax.stop_gradient(self)
@@ -87,16 +101,24 @@ class Separation:
     on_a: Float[Array, "3 P"]
     on_b: Float[Array, "3 P"]
 
+    def following(self, a: Convex, b: Convex) -> Float[Array, "P"]:
+        """The distance, with the first derivatives that it has where the bodies move."""
+        still = jax.lax.stop_gradient(self)
+        gap = a.carry(still.on_a) - b.carry(still.on_b)
+        return still.distance + jnp.sum(still.normal * (gap - jax.lax.stop_gradient(gap)), axis=0)
 
-def distance(a: Convex, b: Convex) -> Float[Array, "P"]:
+
+def distance(a: Convex, b: Convex, steps: int = STEPS) -> Float[Array, "P"]:
     """Signed distance of each pair [m]; never more than the true one but for rounding, with exact first derivatives."""
-    found = jax.lax.stop_gradient(separation(a, b))
-    gap = a.carry(found.on_a) - b.carry(found.on_b)
-    return found.distance + jnp.sum(found.normal * (gap - jax.lax.stop_gradient(gap)), axis=0)
+    return separation(a, b, steps).following(a, b)
 
 
-def separation(a: Convex, b: Convex) -> Separation:
-    """Signed distance, direction and touching points of each pair; not differentiable (see `distance`)."""
+def separation(a: Convex, b: Convex, steps: int = STEPS) -> Separation:
+    """Signed distance, direction and touching points of each pair; not differentiable (see `distance`).
+
+    Args:
+      steps: of the search; `SMOOTH` where there are ellipsoids.
+    """
     a, b = jax.lax.stop_gradient((a, b))
     turns = _rows(a.rotation), _rows(b.rotation)
     c = _minus(tuple(a.position), tuple(b.position))
@@ -125,6 +147,7 @@ def separation(a: Convex, b: Convex) -> Separation:
             choice=jnp.full_like(none, _FIRST, jnp.int32),
             triangle=none > 1,
             x=zero,
+            done=none > 1,
         )
 
     def step(_, at: _Search) -> _Search:
@@ -137,7 +160,8 @@ def separation(a: Convex, b: Convex) -> Separation:
             tuple(_where(first, new, old) for old in kept) for new, kept in ((y, at.corners), (of_y, at.of_a))
         )
         shortest, x, choice = jnp.where(first, jnp.inf, _dot(at.x, at.x)), at.x, jnp.full_like(at.choice, _KEEP)
-        for k, (allowed, option) in enumerate(_nearest(y, corners)):
+        options, inside = _nearest(y, corners)
+        for k, (allowed, option) in enumerate(options):
             length = _dot(option, option)
             closer = allowed & (length < shortest)
             shortest, x, choice = jnp.where(closer, length, shortest), _where(closer, option, x), jnp.where(closer, k, choice)
@@ -155,16 +179,17 @@ def separation(a: Convex, b: Convex) -> Separation:
             of_a=of_a,
             choice=choice,
             x=x,
+            done=inside | (~first & (choice == _KEEP)) | (_norm(x) * (1 - 1e-6) - jnp.maximum(value, at.best) < 1e-7),
         )
 
-    best, n = _best_axis(turns, c, bound)
-    at = jax.lax.fori_loop(0, STEPS, step, start(best, n, c)).settled()
+    n = _best_axis(turns, c, a, b)
+    at = _run(step, start(bound(n), n, c), steps).settled()
     # cores that overlap are looked at further apart
     p, q = (_extent(k, m) for k, m in zip((a, b), local(at.n), strict=True))
     apart = start(at.best, at.n, _plus(c, _scale(at.n, 0.1 * (p + q) + 1e-3 - at.best)))
     overlap = at.best <= 0
     at = jax.tree.map(lambda new, old: jnp.where(overlap, new, old), apart, at)
-    at = jax.lax.fori_loop(0, MORE, step, at).settled()
+    at = _run(step, at, MORE).settled()
     on_a = at.touching()
     on_b = _minus(_minus(at.there, at.x), on_a)
     return Separation(
@@ -197,6 +222,7 @@ class _Search:
       choice: on which of the edges and triangles from y to the corners the nearest point is; or to keep what was before.
       triangle: whether the corners are those of a triangle; else of an edge, between the first two.
       x: the nearest point.
+      done: whether nothing better is to be expected.
     """
 
     best: Any
@@ -213,6 +239,7 @@ class _Search:
     choice: Any
     triangle: Any
     x: Vector
+    done: Any
 
     def settled(self) -> _Search:
         """With the last step's decisions carried out."""
@@ -247,31 +274,48 @@ class _Search:
         return _plus(_scale(a, 1 - u - v), _plus(_scale(b, u), _scale(c, v)))
 
 
-def _best_axis(turns, c: Vector, bound) -> tuple[Any, Vector]:
-    """The largest bound, and where, among the axes of both bodies, their cross products and the centre line."""
-    axes = [[tuple(R[i][j] for i in range(3)) for j in range(3)] for R in turns]
-    tried = [*axes[0], *axes[1], *(_cross(s, t) for s in axes[0] for t in axes[1]), c]
-    lengths = [_norm(v) for v in tried]
-    least = [*[1e-4] * (len(tried) - 1), 1e-9]  # parallel axes have no cross product
-    units = jnp.stack(
-        [
-            jnp.stack(_scale(v, jnp.where(_dot(v, c) >= 0, 1.0, -1.0) / jnp.maximum(length, 1e-12)))
-            for v, length in zip(tried, lengths, strict=True)
-        ]
-    )
-    there = jnp.stack([length > l for length, l in zip(lengths, least, strict=True)])
+def _best_axis(turns, c: Vector, a: Convex, b: Convex) -> Vector:
+    """The best direction among the axes of both bodies, their cross products and the centre line."""
+    own, other = ([tuple(R[i][k] for i in range(3)) for k in range(3)] for R in turns)
+    M = [[_dot(u, v) for v in other] for u in own]
+    in_a, in_b = (tuple(_dot(u, c) for u in axes) for axes in (own, other))
+    values = [jnp.abs(in_a[i]) - a.half[i] - _extent(b, tuple(M[i])) for i in range(3)]
+    values += [jnp.abs(in_b[j]) - b.half[j] - _extent(a, tuple(M[i][j] for i in range(3))) for j in range(3)]
+    zero = jnp.zeros_like(c[0])
+    for i in range(3):
+        k, l = (i + 1) % 3, (i + 2) % 3
+        for j in range(3):  # u_i x v_j, in both frames
+            p, q = (j + 1) % 3, (j + 2) % 3
+            seen_a, seen_b = [zero] * 3, [zero] * 3
+            seen_a[k], seen_a[l], seen_b[p], seen_b[q] = -M[l][j], M[k][j], M[i][q], -M[i][p]
+            square = M[k][j] ** 2 + M[l][j] ** 2
+            apart = jnp.abs(in_a[l] * M[k][j] - in_a[k] * M[l][j]) - _extent(a, tuple(seen_a)) - _extent(b, tuple(seen_b))
+            values.append(jnp.where(square > 1e-8, apart / jnp.sqrt(jnp.maximum(square, 1e-8)), -jnp.inf))
+    length = jnp.maximum(_norm(c), 1e-9)
+    values.append(length - (_extent(a, in_a) + _extent(b, in_b)) / length)
+    which = jnp.argmax(jnp.stack(values), axis=0)
 
-    def look(k, best):
-        value = jnp.where(there[k], bound(tuple(units[k])), -jnp.inf)
-        better = value > best[0]
-        return jnp.where(better, value, best[0]), jnp.where(better, k, best[1])
+    def axis(of: list[Vector], index) -> Vector:
+        return _where(index == 0, of[0], _where(index == 1, of[1], of[2]))
 
-    best, which = jax.lax.fori_loop(0, len(tried), look, (jnp.full_like(c[0], -jnp.inf), jnp.zeros(c[0].shape, jnp.int32)))
-    return best, tuple(jnp.take_along_axis(units, which[None, None], axis=0)[0])
+    of_cross = jnp.maximum(which - 6, 0)
+    cross = _cross(axis(own, of_cross // 3), axis(other, of_cross % 3))
+    n = _where(which < 3, axis(own, which), _where(which < 6, axis(other, which - 3), _where(which < 15, cross, c)))
+    length = _norm(n)
+    n = _scale(n, jnp.where(_dot(n, c) >= 0, 1.0, -1.0) / length)
+    return _where(length > 1e-9, n, own[0])
 
 
-def _nearest(y: Vector, corners: tuple[Vector, Vector, Vector]) -> list[tuple[Any, Vector]]:
-    """The points nearest to zero on the edges from y to the corners, and on the planes of the triangles, each with whether it is one."""
+def _run(step, at: _Search, most: int) -> _Search:
+    """At most so many steps, until all are done."""
+    return jax.lax.while_loop(
+        lambda s: (s[0] < most) & ~jnp.all(s[1].done), lambda s: (s[0] + 1, step(s[0], s[1])), (0, at)
+    )[1]
+
+
+def _nearest(y: Vector, corners: tuple[Vector, Vector, Vector]) -> tuple[list[tuple[Any, Vector]], Any]:
+    """The points nearest to zero on the edges from y to the corners, and on the planes of the triangles, each with whether it is one;
+    and whether zero is inside of all."""
     edges = [_minus(k, y) for k in corners]
     out = []
     for i in _EDGES:
@@ -284,7 +328,11 @@ def _nearest(y: Vector, corners: tuple[Vector, Vector, Vector]) -> list[tuple[An
         flat = area > 1e-10 * _dot(edges[i], edges[i]) * _dot(edges[j], edges[j])
         x = _scale(across, _dot(across, y) / jnp.maximum(area, _TINY))
         out.append(((u >= 0) & (v >= 0) & (u + v <= 1) & flat, x))
-    return out
+    across = [_cross(edges[j], edges[k]) for j, k in ((1, 2), (2, 0), (0, 1))]
+    volume = _dot(edges[0], across[0])
+    shares = [-_dot(y, m) * jnp.sign(volume) for m in across]
+    inside = (shares[0] > 0) & (shares[1] > 0) & (shares[2] > 0) & (sum(shares) < jnp.abs(volume))
+    return out, inside
 
 
 def _weights(y: Vector, e: Vector, f: Vector) -> tuple[Any, Any]:

@@ -1,0 +1,183 @@
+"""The nearest pairs of exact collision bodies (`Primitives`): of each row, of all pairs that belong to it, the one with the least distance.
+
+The exact distance of a pair costs as much as those of a hundred spheres, and the cover of a primitive gives a lower bound l of it that
+costs nearly nothing. So pairs are looked at in the order of l, until the least distance d that was found is below the l of all that remain:
+branch and bound. What comes out is exact where bodies are apart: where they overlap, l only bounds the sign, and the depth is that of the pair which
+was found first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diffopt.geometry import Shapes
+from diffopt.geometry.convex import Convex, Separation, separation
+from diffopt.geometry.nearest import distances
+from diffopt.robots.embodiment import Embodiment
+from diffopt.robots.kinematics import Frames
+
+ROWS = ("geom", "body")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """The nearest pair of each of R rows.
+
+    Attributes:
+      a, b: the two bodies; a is the robot's, and of two of them the outer one.
+      found: where they touch.
+      which: index among the primitives of a and, of the robot itself, of b.
+    """
+
+    a: Convex
+    b: Convex
+    found: Separation
+    which: tuple[Int[Array, "R"], ...]
+
+    @property
+    def distance(self) -> Float[Array, "R"]:
+        """Signed, with its first derivatives [m]."""
+        return self.found.following(self.a, self.b)
+
+
+def to_shapes(
+    robot: Embodiment, frames: Frames, obstacles: Shapes, far: Float[np.ndarray, "O G"] | None, rows: str
+) -> tuple[Nearest, Any]:
+    """The nearest obstacle of each moving primitive, or body, or all pairs of both; and how much to add to each distance.
+
+    Args:
+      obstacles: in the frame of the base.
+      far: how much further an obstacle is to be taken for [m], by moving primitive.
+      rows: "geom", "body", or "pair".
+    """
+    primitives, index = robot.primitives, np.array(robot.contacts.moving_primitives, int)
+    assert primitives is not None
+    bodies, others, count = primitives.place(frames), Convex.of(obstacles), len(obstacles)
+    further = np.zeros((len(index), count), np.float32) if far is None else far.T
+    if rows == "pair":
+        one, two = np.repeat(np.arange(len(index)), count), np.tile(np.arange(count), len(index))
+        a, b = bodies.take(jnp.asarray(index[one])), others.take(jnp.asarray(two))
+        found = separation(a, b, primitives.steps)
+        return Nearest(a=a, b=b, found=found, which=(jnp.asarray(index[one]),)), jnp.asarray(further.reshape(-1))
+    groups = _groups([primitives.body[i] for i in index], rows)
+    table = _table([[(g, o) for g in group for o in range(count)] for group in groups])
+    radius = jnp.asarray(robot.spheres.radii)[:, None]
+    below = jax.lax.stop_gradient(distances(obstacles, robot.spheres.place(frames)).T - radius)
+    low = _least(below, [primitives.cover[i] for i in index]) + further
+    one, two, real = jnp.asarray(table[..., 0]), jnp.asarray(table[..., 1]), table[..., 2] > 0
+
+    def look(pick: Int[Array, "R"]):
+        k, o = _of_row(one, pick), _of_row(two, pick)
+        a, b = bodies.take(jnp.asarray(index)[k]), others.take(o)
+        return separation(a, b, primitives.steps), jnp.asarray(further)[k, o]
+
+    pick, found, added = _search(jnp.where(real, low[one, two], jnp.inf), look)
+    which, o = jnp.asarray(index)[_of_row(one, pick)], _of_row(two, pick)
+    return Nearest(a=bodies.take(which), b=others.take(o), found=found, which=(which,)), added
+
+
+def to_itself(robot: Embodiment, frames: Frames, rows: str) -> Nearest:
+    """The nearest inner primitive of each outer one, or outer body, of the pairs of bodies that can meet at all.
+
+    Args:
+      rows: "geom" or "body".
+    """
+    primitives = robot.primitives
+    assert primitives is not None
+    bodies = primitives.place(frames)
+    groups = outer(robot, rows)
+    meets: dict[int, list[int]] = {}
+    for a, b in robot.contacts.pairs:
+        meets.setdefault(b, []).extend(i for i, body in enumerate(primitives.body) if body == a)
+    table = _table([[(i, j) for i in group for j in meets[primitives.body[i]]] for group in groups])
+    one, two, real = jnp.asarray(table[..., 0]), jnp.asarray(table[..., 1]), table[..., 2] > 0
+    low = jnp.where(real, _sphere_distances(robot, frames)[one, two], jnp.inf)
+
+    def look(pick: Int[Array, "R"]):
+        a, b = bodies.take(_of_row(one, pick)), bodies.take(_of_row(two, pick))
+        return separation(a, b, primitives.steps), jnp.zeros(pick.shape)
+
+    pick, found, _ = _search(low, look)
+    which = _of_row(one, pick), _of_row(two, pick)
+    return Nearest(a=bodies.take(which[0]), b=bodies.take(which[1]), found=found, which=which)
+
+
+def outer(robot: Embodiment, rows: str) -> list[list[int]]:
+    """The primitives of each row of `to_itself`."""
+    assert robot.primitives is not None
+    second = {b for _, b in robot.contacts.pairs}
+    index = [i for i, body in enumerate(robot.primitives.body) if body in second]
+    return [[index[k] for k in group] for group in _groups([robot.primitives.body[i] for i in index], rows)]
+
+
+def _groups(body: list[int], rows: str) -> list[list[int]]:
+    """Positions in `body` that make one row."""
+    if rows == "geom":
+        return [[i] for i in range(len(body))]
+    return [[i for i, b in enumerate(body) if b == one] for one in dict.fromkeys(body)]
+
+
+def _table(rows: list[list[tuple[int, int]]]) -> Int[np.ndarray, "R N 3"]:
+    """Pairs of each row, filled up with the first one; and 1 where they are not for filling up."""
+    longest = max(map(len, rows))
+    full = [[(*pair, 1) for pair in row] + [(*row[0], 0)] * (longest - len(row)) for row in rows]
+    return np.array(full, np.int32)
+
+
+def _of_row(table: Int[Array, "R N"], pick: Int[Array, "R"]) -> Int[Array, "R"]:
+    return jnp.take_along_axis(table, pick[:, None], axis=1)[:, 0]
+
+
+def _least(values: Float[Array, "S N"], covers: list[tuple[int, ...]]) -> Float[Array, "G N"]:
+    """The least row of each set of rows."""
+    longest = max(map(len, covers))
+    table = np.array([[*cover, *cover[:1] * (longest - len(cover))] for cover in covers])
+    return jnp.min(values[table], axis=1)
+
+
+def _sphere_distances(robot: Embodiment, frames: Frames) -> Float[Array, "G G"]:
+    """Between the covers of all primitives [m]."""
+    primitives: Any = robot.primitives
+    centers, radius = jax.lax.stop_gradient(robot.spheres.place(frames)), jnp.asarray(robot.spheres.radii)
+    apart = sum((centers[i][:, None] - centers[i][None]) ** 2 for i in range(3))
+    d = jnp.sqrt(apart + 1e-12) - radius[:, None] - radius[None]
+    return _least(_least(d, list(primitives.cover)).T, list(primitives.cover))
+
+
+def _search(
+    low: Float[Array, "R N"], look: Callable[[Int[Array, "R"]], tuple[Separation, Float[Array, "R"]]]
+) -> tuple[Int[Array, "R"], Separation, Float[Array, "R"]]:
+    """Of each row the pair with the least distance, and what `look` says of it; see the top of the file.
+
+    Args:
+      low: lower bounds of the distances [m]; infinite where there is no pair.
+      look: the exact ones of one pair per row, and what is to be added to their distances.
+    """
+    columns = np.arange(low.shape[1])
+
+    def opened(state):
+        first, low, best, *_ = state
+        return first | jnp.any(jnp.min(low, axis=1) < best)
+
+    def round(state):
+        _, low, best, which, found, added = state
+        pick = jnp.argmin(low, axis=1).astype(jnp.int32)
+        new, more = look(pick)
+        closer = ~(new.distance + more >= best)  # also where it is no number, which then stays
+        low = jnp.where(columns == pick[:, None], jnp.inf, low)
+        kept = jax.tree.map(lambda a, b: jnp.where(closer, a, b), (pick, new, more), (which, found, added))
+        return jnp.asarray(False), low, jnp.where(closer, new.distance + more, best), *kept
+
+    none = jnp.zeros(low.shape[0])
+    nothing = Separation(distance=none, normal=jnp.stack([none] * 3), on_a=jnp.stack([none] * 3), on_b=jnp.stack([none] * 3))
+    low = jax.lax.stop_gradient(low)
+    start = (jnp.asarray(True), low, none + jnp.inf, jnp.zeros(low.shape[0], jnp.int32), nothing, none)
+    *_, which, found, added = jax.lax.while_loop(opened, round, start)
+    return which, found, added
