@@ -2,8 +2,8 @@
 
 The exact distance of a pair costs as much as those of a hundred spheres, and the cover of a primitive gives a lower bound l of it that
 costs nearly nothing. So pairs are looked at in the order of l, until the least distance d that was found is below the l of all that remain:
-branch and bound. What comes out is exact where bodies are apart: where they overlap, l only bounds the sign, and the depth is that of the pair which
-was found first.
+branch and bound. What comes out is exact where bodies are apart. Where a pair that overlaps was found, no others are looked at: the depth is
+that of the first one, of which the cover is deepest.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from diffopt.robots.embodiment import Embodiment
 from diffopt.robots.kinematics import Frames
 
 ROWS = ("geom", "body")
+_FAR = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,8 @@ def to_shapes(
     low = _least(below, [primitives.cover[i] for i in index]) + further
     one, two, real = jnp.asarray(table[..., 0]), jnp.asarray(table[..., 1]), table[..., 2] > 0
 
-    def look(pick: Int[Array, "R"]):
-        k, o = _of_row(one, pick), _of_row(two, pick)
+    def look(row, column):
+        k, o = one[row, column], two[row, column]
         a, b = bodies.take(jnp.asarray(index)[k]), others.take(o)
         return separation(a, b, primitives.steps), jnp.asarray(further)[k, o]
 
@@ -100,9 +101,9 @@ def to_itself(robot: Embodiment, frames: Frames, rows: str) -> Nearest:
     one, two, real = jnp.asarray(table[..., 0]), jnp.asarray(table[..., 1]), table[..., 2] > 0
     low = jnp.where(real, _sphere_distances(robot, frames)[one, two], jnp.inf)
 
-    def look(pick: Int[Array, "R"]):
-        a, b = bodies.take(_of_row(one, pick)), bodies.take(_of_row(two, pick))
-        return separation(a, b, primitives.steps), jnp.zeros(pick.shape)
+    def look(row, column):
+        a, b = bodies.take(one[row, column]), bodies.take(two[row, column])
+        return separation(a, b, primitives.steps), jnp.zeros(row.shape)
 
     pick, found, _ = _search(low, look)
     which = _of_row(one, pick), _of_row(two, pick)
@@ -136,48 +137,61 @@ def _of_row(table: Int[Array, "R N"], pick: Int[Array, "R"]) -> Int[Array, "R"]:
 
 
 def _least(values: Float[Array, "S N"], covers: list[tuple[int, ...]]) -> Float[Array, "G N"]:
-    """The least row of each set of rows."""
-    longest = max(map(len, covers))
-    table = np.array([[*cover, *cover[:1] * (longest - len(cover))] for cover in covers])
-    return jnp.min(values[table], axis=1)
+    """The least row of each set of rows, which follow each other."""
+    return jnp.stack([jnp.min(values[cover[0] : cover[-1] + 1], axis=0) for cover in covers])
 
 
 def _sphere_distances(robot: Embodiment, frames: Frames) -> Float[Array, "G G"]:
     """Between the covers of all primitives [m]."""
-    primitives: Any = robot.primitives
+    assert robot.primitives is not None
+    covers = list(robot.primitives.cover)
     centers, radius = jax.lax.stop_gradient(robot.spheres.place(frames)), jnp.asarray(robot.spheres.radii)
     apart = sum((centers[i][:, None] - centers[i][None]) ** 2 for i in range(3))
-    d = jnp.sqrt(apart + 1e-12) - radius[:, None] - radius[None]
-    return _least(_least(d, list(primitives.cover)).T, list(primitives.cover))
+    return _least(_least(jnp.sqrt(apart + 1e-12) - radius[:, None] - radius[None], covers).T, covers)
 
 
 def _search(
-    low: Float[Array, "R N"], look: Callable[[Int[Array, "R"]], tuple[Separation, Float[Array, "R"]]]
+    low: Float[Array, "R N"], look: Callable[[Any, Any], tuple[Separation, Float[Array, "K"]]]
 ) -> tuple[Int[Array, "R"], Separation, Float[Array, "R"]]:
     """Of each row the pair with the least distance, and what `look` says of it; see the top of the file.
 
+    In every round as many pairs are looked at as there are rows: at first one of each, then those of which there is most to gain.
+
     Args:
       low: lower bounds of the distances [m]; infinite where there is no pair.
-      look: the exact ones of one pair per row, and what is to be added to their distances.
+      look: the exact ones of some pairs, given by row and column, and what is to be added to their distances.
     """
-    columns = np.arange(low.shape[1])
+    count, width = low.shape
+    low = jax.lax.stop_gradient(low)
+
+    def gain(low, best):
+        return jnp.where((low < best[:, None]) & (best[:, None] > 0), best[:, None] - low, -1.0)
 
     def opened(state):
         first, low, best, *_ = state
-        return first | jnp.any(jnp.min(low, axis=1) < best)
+        return first | jnp.any(gain(low, best) > 0)
 
     def round(state):
-        _, low, best, which, found, added = state
-        pick = jnp.argmin(low, axis=1).astype(jnp.int32)
-        new, more = look(pick)
-        closer = ~(new.distance + more >= best)  # also where it is no number, which then stays
-        low = jnp.where(columns == pick[:, None], jnp.inf, low)
-        kept = jax.tree.map(lambda a, b: jnp.where(closer, a, b), (pick, new, more), (which, found, added))
-        return jnp.asarray(False), low, jnp.where(closer, new.distance + more, best), *kept
+        first, low, best, which, found, added = state
+        nearest = np.arange(width) == jnp.argmin(low, axis=1)[:, None]
+        hope, flat = jax.lax.top_k(jnp.where(first, jnp.where(nearest, _FAR, -1.0), gain(low, best)).reshape(-1), count)
+        row, column = flat // width, flat % width
+        new, more = look(row, column)
+        value = new.distance + more
+        mine = (np.arange(count)[:, None] == row) & (hope > 0)
+        of_row = jnp.where(mine, value, jnp.inf)
+        k = jnp.argmin(of_row, axis=1)
+        closer = jnp.any(mine, axis=1) & ~(value[k] >= best)  # also where it is no number, which then stays
+        low = low.at[row, column].set(jnp.inf)
+        kept = jax.tree.map(
+            lambda a, b: jnp.where(closer, a[..., k], b), (value, column, new, more), (best, which, found, added)
+        )
+        return jnp.asarray(False), low, *kept
 
-    none = jnp.zeros(low.shape[0])
-    nothing = Separation(distance=none, normal=jnp.stack([none] * 3), on_a=jnp.stack([none] * 3), on_b=jnp.stack([none] * 3))
-    low = jax.lax.stop_gradient(low)
-    start = (jnp.asarray(True), low, none + jnp.inf, jnp.zeros(low.shape[0], jnp.int32), nothing, none)
+    none = jnp.zeros(count)
+    nothing = Separation(
+        distance=none, normal=jnp.stack([none] * 3), on_a=jnp.stack([none] * 3), on_b=jnp.stack([none] * 3)
+    )
+    start = (jnp.asarray(True), low, none + jnp.inf, jnp.zeros(count, jnp.int32), nothing, none)
     *_, which, found, added = jax.lax.while_loop(opened, round, start)
     return which, found, added

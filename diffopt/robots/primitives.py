@@ -36,7 +36,7 @@ class Primitives:
       center, rotation: of each in the frame of its body [m].
       body: index of the body of each, in the order of the kinematics.
       overshoot: per primitive, how far it may reach outside of the geom; zero except for the spheres that cover meshes [m].
-      cover: indices of the spheres of `Spheres.from_model` that cover each.
+      cover: indices of the spheres of `Spheres.from_model` that cover each, which follow each other.
     """
 
     half: tuple[Triple, ...]
