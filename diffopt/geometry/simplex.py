@@ -100,16 +100,7 @@ def nearest_point(
 
     def step(at: _Search) -> _Search:
         at = _settled(at)
-        again = at.done & (at.best <= 0) & (dot(at.shift, at.shift) == 0)  # zero is inside: begin anew, outside
-        apart = dot(at.n, c) - at.best  # the extent of K along n, whose part is kept as a gap
-        at = replace(
-            at,
-            shift=where(again, scale(at.n, 0.1 * apart + 1e-3 - at.best), at.shift),
-            trial=where(again, at.n, at.trial),
-            locally=jax.tree.map(lambda new, old: jnp.where(again, new, old), local(at.n), at.locally),
-            done=at.done & ~again,
-        )
-        first = again | (at.choice == _FIRST)
+        first = at.choice == _FIRST
         of_y, of_other = support(at.locally)
         y = minus(plus(c, at.shift), plus(of_y, of_other))
         points, of_a = (
@@ -122,26 +113,33 @@ def nearest_point(
         best, length = jnp.maximum(value, at.best), norm(x)
         trial = scale(x, 1 / length)
         converged = length * (1 - 1e-6) - best - dot(trial, at.shift) < 1e-7
+        done = at.done | inside | (choice == _KEEP) | converged
+        # where zero turned out to be inside, the step is for beginning anew, outside; of the extent of K along n a part is kept as a gap
+        again = overlapping(at)
+        away = scale(at.n, 0.1 * (dot(at.n, c) - at.best) + 1e-3 - at.best)
+        trial = where(again, at.n, trial)
         return replace(
             at,
             best=best,
-            better=value > at.best,
+            better=(value > at.best) & ~again,
             tried=at.trial,
             trial=trial,
             locally=local(trial),
+            shift=where(again, away, at.shift),
             y=y,
             of_y=of_y,
             points=points,
             of_a=of_a,
-            choice=choice,
+            choice=jnp.where(again, _FIRST, choice),
             x=x,
-            done=at.done | inside | (choice == _KEEP) | converged,
+            done=done & ~again,
         )
 
+    def overlapping(at: _Search) -> Any:
+        return at.done & (at.best <= 0) & (dot(at.shift, at.shift) == 0)
+
     def unfinished(state) -> Any:
-        k, at = state
-        overlap = (at.best <= 0) & (dot(at.shift, at.shift) == 0)
-        return (k < steps) & jnp.any(~at.done | overlap)
+        return (state[0] < steps) & jnp.any(~state[1].done | overlapping(state[1]))
 
     at = _settled(jax.lax.while_loop(unfinished, lambda s: (s[0] + 1, step(s[1])), (0, start))[1])
     return at.best, at.n, at.x, _touching(at), at.shift
@@ -216,6 +214,7 @@ def _touching(at: _Search) -> Vector:
     e, f = minus(second, first), minus(third, first)
     u, v = _weights(first, e, f)
     t = jnp.clip(-dot(first, e) / jnp.maximum(dot(e, e), TINY), 0, 1)
-    u, v = jnp.where(at.triangle, u, t), jnp.where(at.triangle, v, 0.0)
+    u = jnp.clip(jnp.where(at.triangle, u, t), 0, 1)
+    v = jnp.clip(jnp.where(at.triangle, v, 0.0), 0, 1 - u)
     a, b, c = at.of_a
     return plus(scale(a, 1 - u - v), plus(scale(b, u), scale(c, v)))
