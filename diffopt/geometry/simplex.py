@@ -142,7 +142,7 @@ def nearest_point(
         return (state[0] < steps) & jnp.any(~state[1].done | overlapping(state[1]))
 
     at = _settled(jax.lax.while_loop(unfinished, lambda s: (s[0] + 1, step(s[1])), (0, start))[1])
-    return at.best, at.n, at.x, _touching(at), at.shift
+    return at.best, at.n, *_touching(at), at.shift
 
 
 def _settled(at: _Search) -> _Search:
@@ -187,10 +187,10 @@ def _nearest(y: Vector, points: tuple[Vector, Vector, Vector]) -> tuple[Vector, 
     shares = []
     for k, (i, j) in enumerate(_TRIANGLES, len(_EDGES)):
         normal = cross(edges[i], edges[j])
-        area, height, mixed = dot(normal, normal), dot(y, normal), dot(edges[i], edges[j])
-        u, v = mixed * slope[j] - square[j] * slope[i], mixed * slope[i] - square[i] * slope[j]
-        inside = (u >= 0) & (v >= 0) & (u + v <= area) & (area > 1e-10 * square[i] * square[j])
-        take(k, scale(normal, height / jnp.maximum(area, TINY)), inside)
+        area, height = dot(normal, normal), dot(y, normal)
+        foot = scale(normal, height / jnp.maximum(area, TINY))
+        u, v = _weights(minus(foot, y), edges[i], edges[j], normal)
+        take(k, foot, (u >= 0) & (v >= 0) & (u + v <= area) & (area > 1e-10 * square[i] * square[j]))
         shares.append(height)
     # zero as y and shares of the edges, which are ratios of volumes
     volume = dot(edges[2], cross(edges[0], edges[1]))
@@ -200,21 +200,20 @@ def _nearest(y: Vector, points: tuple[Vector, Vector, Vector]) -> tuple[Vector, 
     return x, choice, inside
 
 
-def _weights(y: Vector, e: Vector, f: Vector) -> tuple[Any, Any]:
-    """u, v of the point y + u e + v f that is nearest to zero."""
-    normal = cross(e, f)
-    inverse = 1 / jnp.maximum(dot(normal, normal), TINY)
-    ee, ff, ef, ye, yf = dot(e, e), dot(f, f), dot(e, f), dot(y, e), dot(y, f)
-    return (ef * yf - ff * ye) * inverse, (ef * ye - ee * yf) * inverse
+def _weights(r: Vector, e: Vector, f: Vector, normal: Vector) -> tuple[Any, Any]:
+    """u, v of r = (u e + v f) / |normal|^2, for r in the plane of e and f; better conditioned than the normal equations are."""
+    return dot(cross(r, f), normal), dot(cross(e, r), normal)
 
 
-def _touching(at: _Search) -> Vector:
-    """The point of A that belongs to the nearest point."""
+def _touching(at: _Search) -> tuple[Vector, Vector]:
+    """The nearest point from the three points, and the point of A that belongs to it."""
     first, second, third = at.points
     e, f = minus(second, first), minus(third, first)
-    u, v = _weights(first, e, f)
-    t = jnp.clip(-dot(first, e) / jnp.maximum(dot(e, e), TINY), 0, 1)
-    u = jnp.clip(jnp.where(at.triangle, u, t), 0, 1)
-    v = jnp.clip(jnp.where(at.triangle, v, 0.0), 0, 1 - u)
+    normal = cross(e, f)
+    inverse = 1 / jnp.maximum(dot(normal, normal), TINY)
+    u, v = _weights(minus(at.x, first), e, f, normal)
+    t = -dot(first, e) / jnp.maximum(dot(e, e), TINY)
+    u = jnp.clip(jnp.where(at.triangle, u * inverse, t), 0, 1)
+    v = jnp.clip(jnp.where(at.triangle, v * inverse, 0.0), 0, 1 - u)
     a, b, c = at.of_a
-    return plus(scale(a, 1 - u - v), plus(scale(b, u), scale(c, v)))
+    return plus(first, plus(scale(e, u), scale(f, v))), plus(scale(a, 1 - u - v), plus(scale(b, u), scale(c, v)))
