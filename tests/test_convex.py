@@ -1,7 +1,7 @@
 """Distances between convex primitives, against C MuJoCo: of all pairs of types, near contact, parallel, overlapping, thin and long.
 
-MuJoCo's own distances iterate for most pairs, up to its tolerance, which is set to 1e-7 here. Of a capsule whose axis goes through a box it gives a
-wrong one (the box's thin side, mujoco 3.17.0): where it disagrees, the bound of a projection in double precision decides.
+MuJoCo's own distances iterate for most pairs, up to its tolerance, which is set to 1e-7 here. Of a capsule whose axis goes through a thin
+box it gives a wrong one (3.17.0): there bounded least squares in double precision decide.
 """
 
 import itertools
@@ -160,7 +160,9 @@ def test_derivatives_are_those_of_differences():
         R = jax.scipy.linalg.expm(K)
         turned = jnp.einsum("ij,jkp->ikp", R, a.rotation)
         return distance(
-            Convex(half=a.half, radius=a.radius, kind=a.kind, position=a.position + shift[:, None], rotation=turned), b, SMOOTH
+            Convex(half=a.half, radius=a.radius, kind=a.kind, position=a.position + shift[:, None], rotation=turned),
+            b,
+            SMOOTH,
         )
 
     steps = 1e-3 * jnp.eye(6)
@@ -204,5 +206,7 @@ def test_what_is_no_number_stays_none():
     a, b, _, _ = gathered(4, False)
     a, b = a.take(np.arange(4)), b.take(np.arange(4))
     bad = jax.tree.map(lambda leaf: leaf, a)
-    bad = Convex(half=a.half, radius=a.radius, kind=a.kind, position=a.position.at[0, 1].set(jnp.nan), rotation=a.rotation)
+    bad = Convex(
+        half=a.half, radius=a.radius, kind=a.kind, position=a.position.at[0, 1].set(jnp.nan), rotation=a.rotation
+    )
     assert list(np.isnan(np.asarray(distance(bad, b)))) == [False, True, False, False]

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.constraints import touching
+from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.constraints.posture import frames_at
 from diffopt.constraints.wrist import needs_arm
 from diffopt.geometry import Shapes

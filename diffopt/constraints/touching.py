@@ -1,9 +1,9 @@
 """The nearest pairs of exact collision bodies (`Primitives`): of each row, of all pairs that belong to it, the one with the least distance.
 
 The exact distance of a pair costs as much as those of a hundred spheres, and the cover of a primitive gives a lower bound l of it that
-costs nearly nothing. So pairs are looked at in the order of l, until the least distance d that was found is below the l of all that remain:
-branch and bound. What comes out is exact where bodies are apart. Where a pair that overlaps was found, no others are looked at: the depth is
-that of the first one, of which the cover is deepest.
+costs nearly nothing. So pairs are looked at in the order of l, until the least distance d that was found is below the l of all that
+remain: branch and bound. What comes out is exact where bodies are apart. Where a pair that overlaps was found, no others are looked at:
+the depth is that of the first one, of which the cover is deepest.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def to_shapes(
     bodies, others, count = primitives.place(frames), Convex.of(obstacles), len(obstacles)
     further = np.zeros((len(index), count), np.float32) if far is None else far.T
     if rows == "pair":
-        one, two = np.repeat(np.arange(len(index)), count), np.tile(np.arange(count), len(index))
-        a, b = bodies.take(jnp.asarray(index[one])), others.take(jnp.asarray(two))
+        own, every = jnp.asarray(np.repeat(index, count)), jnp.asarray(np.tile(np.arange(count), len(index)))
+        a, b = bodies.take(own), others.take(every)
         found = separation(a, b, primitives.steps)
-        return Nearest(a=a, b=b, found=found, which=(jnp.asarray(index[one]),)), jnp.asarray(further.reshape(-1))
+        return Nearest(a=a, b=b, found=found, which=(own,)), jnp.asarray(further.reshape(-1))
     groups = _groups([primitives.body[i] for i in index], rows)
     table = _table([[(g, o) for g in group for o in range(count)] for group in groups])
     radius = jnp.asarray(robot.spheres.radii)[:, None]

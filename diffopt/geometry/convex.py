@@ -15,8 +15,9 @@ c, of which the best is the depth between boxes (the separating axes of Gottscha
 Johnson and Keerthi 1988 (`simplex.py`) go to the point x of c - (core A + core B) that is nearest to zero, n = x / |x|. Cores that overlap
 are moved apart along the best n until they do not, for finding where they touch and whether a direction near n is better.
 
-Where cores are apart the distance is found to single precision. Where they overlap and are no boxes, the depth may be a little more than the
-least one, never less. Derivatives are those of the envelope theorem (Danskin 1967): with p_A and p_B the touching points, fixed to their bodies,
+Where cores are apart the distance is found to single precision. Where they overlap and are no boxes, the depth may be a little more than
+the least one, never less. Derivatives are those of the envelope theorem (Danskin 1967): with p_A and p_B the touching points, fixed to
+their bodies,
 
     d distance = n . (d p_A - d p_B).
 """
@@ -32,7 +33,21 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from diffopt.geometry.rows import TINY, Matrix, Vector, cross, dot, matrix, minus, norm, plus, scale, turn, turn_back, where
+from diffopt.geometry.rows import (
+    TINY,
+    Matrix,
+    Vector,
+    cross,
+    dot,
+    matrix,
+    minus,
+    norm,
+    plus,
+    scale,
+    turn,
+    turn_back,
+    where,
+)
 from diffopt.geometry.shapes import Shapes
 from diffopt.geometry.simplex import nearest_point
 
@@ -173,13 +188,13 @@ def _best_axis(turns: tuple[Matrix, Matrix], c: Vector, a: Convex, b: Convex) ->
     values += [jnp.abs(in_b[j]) - b.half[j] - _extent(a, tuple(M[i][j] for i in range(3))) for j in range(3)]
     zero = jnp.zeros_like(c[0])
     for i in range(3):
-        k, l = (i + 1) % 3, (i + 2) % 3
+        k, m = (i + 1) % 3, (i + 2) % 3
         for j in range(3):  # u_i x v_j, in both frames
             p, q = (j + 1) % 3, (j + 2) % 3
             seen_a, seen_b = [zero] * 3, [zero] * 3
-            seen_a[k], seen_a[l], seen_b[p], seen_b[q] = -M[l][j], M[k][j], M[i][q], -M[i][p]
-            square = M[k][j] ** 2 + M[l][j] ** 2  # zero where the axes are parallel
-            apart = jnp.abs(in_a[l] * M[k][j] - in_a[k] * M[l][j])
+            seen_a[k], seen_a[m], seen_b[p], seen_b[q] = -M[m][j], M[k][j], M[i][q], -M[i][p]
+            square = M[k][j] ** 2 + M[m][j] ** 2  # zero where the axes are parallel
+            apart = jnp.abs(in_a[m] * M[k][j] - in_a[k] * M[m][j])
             apart = apart - _extent(a, tuple(seen_a)) - _extent(b, tuple(seen_b))
             values.append(jnp.where(square > 1e-8, apart / jnp.sqrt(jnp.maximum(square, 1e-8)), -jnp.inf))
     length = jnp.maximum(norm(c), 1e-9)

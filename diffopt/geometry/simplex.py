@@ -1,13 +1,13 @@
 """The point nearest to zero of c - K, for a convex K of which only the furthest points along given directions are known.
 
-Gilbert, Johnson and Keerthi 1988: with x the nearest point so far, on a corner, edge or triangle of at most three known points, and w the furthest
-point of K along n = x / |x|, the next x is the nearest to zero of all edges and triangles between y = c - w and those three.
+Gilbert, Johnson and Keerthi 1988: with x the nearest point so far, on a corner, edge or triangle of at most three known points, and w the
+furthest point of K along n = x / |x|, the next x is the nearest to zero of all edges and triangles between y = c - w and those three.
 |x| is an upper bound of the distance, s(n) = n . (c - w) a lower one; they meet.
 
 If zero is in c - K, the best n known is taken, c moved along it until zero is not, and the search begins anew.
 
-What a step decides, it leaves to the next one to carry out: a compiler may compute a comparison of two equal numbers several times with several
-results, but not that of numbers that it has stored.
+What a step decides, it leaves to the next one to carry out: a compiler may compute a comparison of two equal numbers several times with
+several results, but not that of numbers that it has stored.
 """
 
 from __future__ import annotations
@@ -179,7 +179,11 @@ def _nearest(y: Vector, points: tuple[Vector, Vector, Vector]) -> tuple[Vector, 
         nonlocal x, shortest, choice
         length = dot(option, option)
         closer = allowed & (length < shortest)
-        shortest, x, choice = jnp.where(closer, length, shortest), where(closer, option, x), jnp.where(closer, k, choice)
+        shortest, x, choice = (
+            jnp.where(closer, length, shortest),
+            where(closer, option, x),
+            jnp.where(closer, k, choice),
+        )
 
     for k in _EDGES[1:]:
         t = jnp.clip(-slope[k] / jnp.maximum(square[k], TINY), 0, 1)

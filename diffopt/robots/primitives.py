@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +138,9 @@ class Primitives:
             cover = tuple(i for i, geom in enumerate(spheres.geom) if geom == g)
             core = _core(model, g)
             if core is None:
-                points = [(*_ball(spheres.radius[i]), spheres.center[i], np.eye(3), (i,)) for i in cover]
+                points: list[tuple[Any, ...]] = [
+                    (*_ball(spheres.radius[i]), spheres.center[i], np.eye(3), (i,)) for i in cover
+                ]
             else:
                 points = [(*core, model.geom_pos[g], rotation_of(model.geom_quat[g]), cover)]
             for half, radius, kind, center, rotation, spheres_of in points:
@@ -146,18 +148,9 @@ class Primitives:
                 place = _floats(center), tuple(_floats(row) for row in rotation)
                 body = spheres.body[spheres_of[0]]
                 found.append((_floats(half), float(radius), kind, *place, body, over, spheres_of))
-        columns = zip(*found, strict=True) if found else [()] * 8
-        half, radius, kind, center, rotation, body, overshoot, covers = (tuple(column) for column in columns)
-        return Primitives(
-            half=half,
-            radius=radius,
-            kind=kind,
-            center=center,
-            rotation=rotation,
-            body=body,
-            overshoot=overshoot,
-            cover=covers,
-        )
+        columns: list[Any] = [tuple(column) for column in zip(*found, strict=True)] if found else [()] * 8
+        names = [f.name for f in dataclasses.fields(Primitives)]
+        return Primitives(**dict(zip(names, columns, strict=True)))
 
 
 def _core(model: mujoco.MjModel, geom: int) -> tuple[Triple, float, int] | None:

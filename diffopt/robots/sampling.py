@@ -105,7 +105,7 @@ def contacts(
             overlap[overlap] = primitives.overlapping(list(itertools.product(*own)), *(v[overlap] for v in poses))
         return overlap
 
-    poses = _poses(model, postures) if primitives is not None else ()
+    poses: tuple[np.ndarray, ...] = _poses(model, postures) if primitives is not None else ()
     clear = closed(couplings, postures)
     weld = model.body_weldid
     for a, b in itertools.combinations(used, 2):

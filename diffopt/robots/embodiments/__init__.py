@@ -33,6 +33,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted([*ARMS, *HANDS, *(f"{arm}-{hand}" for arm, hand in itertools.product(ARMS, HANDS))]))
 
 
+@functools.cache
 def load(name: str, bodies: str = "spheres") -> Embodiment:
     """A robot by name, with its base at the world's origin.
 
@@ -43,11 +44,6 @@ def load(name: str, bodies: str = "spheres") -> Embodiment:
       ValueError: no such bodies, or another package's robot, which brings its own.
       TypeError: what another package brought under that name is no `Embodiment`.
     """
-    return _load(name, bodies)
-
-
-@functools.cache
-def _load(name: str, bodies: str) -> Embodiment:
     from diffopt.robots.embodiments import parts
 
     if name in names():
@@ -60,7 +56,9 @@ def _load(name: str, bodies: str) -> Embodiment:
                 f"entry point {entry.value!r} of {name!r} returned a {type(robot).__name__}, not an Embodiment"
             )
         if bodies != ("spheres" if robot.primitives is None else "primitives"):
-            raise ValueError(f"{name!r} is built by {entry.value!r}; give bodies={bodies!r} to from_mjcf or from_urdf there")
+            raise ValueError(
+                f"{name!r} is built by {entry.value!r}; give bodies={bodies!r} to from_mjcf or from_urdf there"
+            )
         return robot
     near = difflib.get_close_matches(name, available(), n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
