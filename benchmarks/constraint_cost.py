@@ -1,4 +1,4 @@
-"""How the cost of a constraint grows with bodies, obstacles and horizon: `python -m benchmarks.constraint_cost [--plot file]`.
+"""How the cost of a constraint grows with bodies, obstacles and horizon: `python -m benchmarks.constraint_cost [--plot file] [--bodies]`.
 
 Times one evaluation, residual and Jacobian by the arm's joints, of a Panda, in a jitted batch: wall-clock, the least of the repeats,
 because whatever else runs on the machine only adds. One number is varied at a time:
@@ -122,6 +122,18 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
     return out
 
 
+def compare_bodies(options: argparse.Namespace) -> None:
+    """Prints the times of scene and self-collision with both kinds of collision bodies."""
+    for name in ("panda", "panda-gripper", "xarm7-leap"):
+        for bodies in ("spheres", "primitives"):
+            robot = embodiments.load(name, bodies=bodies)
+            of_all = constraints_of(robot, obstacles(16))
+            times = [
+                at_once(of_all[k], robot, options.batch, options.repeats) for k in ("scene_collision", "self_collision")
+            ]
+            print(f"{name}, {bodies}: scene {times[0]:.1f}, self {times[1]:.1f} us per configuration")
+
+
 def plot(curves: dict[str, dict], path: pathlib.Path) -> None:
     import matplotlib
 
@@ -144,12 +156,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--plot", type=pathlib.Path)
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument(
+        "--bodies", action="store_true", help="only compare spheres with exact primitives, at 16 obstacles"
+    )
     options = parser.parse_args()
     about = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "mujoco")}
     about |= dict(
         device=str(jax.devices()[0]), machine=platform.machine(), batch=options.batch, repeats=options.repeats
     )
     print(", ".join(f"{k} {v}" for k, v in about.items()))
+    if options.bodies:
+        compare_bodies(options)
+        return
     curves = measure(options)
     for name, curve in curves.items():
         line = curve["line"]

@@ -7,6 +7,12 @@ The robot is a set of spheres (centre c_s, radius r_s), the surroundings are sha
 Only spheres that the arm moves are looked at: where the base stands is not the plan's affair. Some shapes, such as the object that
 the hand is about to touch, are obstacles for the arm only. Everything is computed in the frame of the base, and of every sphere only
 the nearest shape is differentiated; with q = joints, n the outward normal there, the gradient is -n . dc_s/dq.
+
+A robot with exact bodies (`Embodiment.primitives`) has geoms g instead of spheres:
+
+    margin - min_o d(g(q), o) <= 0         [m],         gradient  -n . dp/dq
+
+with d the signed distance of two convex bodies, and p the point of g that is nearest to o (see `touching`).
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from diffopt.constraints import touching
 from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.constraints.posture import frames_at
 from diffopt.constraints.wrist import needs_arm
@@ -41,9 +48,10 @@ class SceneCollision:
     Attributes:
       shapes: obstacles in the world frame.
       arm_shapes: more obstacles, which the tool and what hangs on it may touch.
-      robot: whose spheres; None until the constraint is joined with a robot's, see `on`.
+      robot: whose spheres, or primitives; None until the constraint is joined with a robot's, see `on`.
       margin: clearance to aim at [m]. What the tolerance then lets pass is a clearance of zero.
-      rows: one row per "sphere" (its nearest obstacle), per "body" (its worst sphere), or per "pair" of sphere and obstacle.
+      rows: one row per "sphere" (its nearest obstacle), per "body" (its worst sphere), or per "pair" of sphere and obstacle. Of exact
+        bodies, "geom" instead of "sphere".
     """
 
     shapes: Shapes
@@ -68,6 +76,9 @@ class SceneCollision:
     def residual(self, plan: Grasp, aux: Auxiliary, context: Any) -> Float[Array, "m"]:
         """`margin - distance` [m]; satisfied when <= 0."""
         robot, spheres, obstacles, far = self._setting()
+        if robot.primitives is not None:
+            near, further = touching.to_shapes(robot, frames_at(robot, plan, aux), obstacles, far, self.rows)
+            return self.margin - near.distance - further
         centers = spheres.place(frames_at(robot, plan, aux))
         radius = jnp.asarray(spheres.radii)
         if self.rows == "pair":
@@ -84,6 +95,11 @@ class SceneCollision:
         keep: Any
         moved: Any
         frames = frames_at(robot, plan, aux)
+        if robot.primitives is not None:
+            near, further = touching.to_shapes(robot, frames, obstacles, far, self.rows)
+            moved = jnp.asarray(moved_by(robot, robot.primitives.body))[near.which[0]]
+            slopes = along(screws(robot, frames), moved, near.found.on_a, near.found.normal)
+            return self.margin - near.found.distance - further, -slopes
         centers, radius = spheres.place(frames), jnp.asarray(spheres.radii)
         moved = moved_by(robot, spheres.body)
         if self.rows == "pair":
@@ -98,17 +114,19 @@ class SceneCollision:
         return self.margin + radius - d - further, -along(screws(robot, frames), moved, centers, normal)
 
     def labels(self) -> tuple[str, ...]:
-        robot, spheres, obstacles, _ = self._setting()
-        names = [robot.kinematics.body_names[b] for b in spheres.body]
+        robot, bodies, obstacles, _ = self._setting()
+        names = [robot.kinematics.body_names[b] for b in bodies.body]
         if self.rows == "body":
             return tuple(dict.fromkeys(names))
         if self.rows == "pair":
             return tuple(f"{name} and obstacle {o}" for name in names for o in range(len(obstacles)))
         return tuple(names)
 
-    def _setting(self) -> tuple[Embodiment, Spheres, Shapes, np.ndarray | None]:
-        """The robot, its moving spheres, all obstacles in the base's frame, and 1 km where one does not concern a sphere."""
-        robot, spheres, far = looked_at(self, ROWS, len(self.shapes), len(self.arm_shapes))
+    def _setting(self) -> tuple[Embodiment, Any, Shapes, np.ndarray | None]:
+        """The robot, its moving spheres or primitives, all obstacles in the base's frame, and 1 km where one does not concern a body."""
+        exact = self.robot is not None and self.robot.primitives is not None
+        there = (*touching.ROWS, "pair") if exact else ROWS
+        robot, spheres, far = looked_at(self, there, len(self.shapes), len(self.arm_shapes), exact)
         obstacles = self.shapes | self.arm_shapes if len(self.arm_shapes) else self.shapes
         base = robot.base.inverse()
         return robot, spheres, obstacles.transform(base.position, base.rotation), far
@@ -140,25 +158,28 @@ class SceneCollision:
 
 
 def looked_at(
-    constraint: Any, there: tuple[str, ...], everything: int, arm_only: int
-) -> tuple[Embodiment, Spheres, np.ndarray | None]:
+    constraint: Any, there: tuple[str, ...], everything: int, arm_only: int, exact: bool = False
+) -> tuple[Embodiment, Any, np.ndarray | None]:
     """The robot of a collision constraint, the spheres that its arm moves, and 1 km where an obstacle does not concern a sphere.
 
     Args:
       there: what `rows` may be.
       everything, arm_only: how many obstacles everything has to be clear of, and how many more the arm alone.
+      exact: whether to give primitives instead of spheres.
     Raises:
       ValueError: there are no such rows, or no robot.
     """
     if constraint.rows not in there:
         raise ValueError(f"no rows {constraint.rows!r} in {constraint.name!r}; there are: {', '.join(there)}")
     robot = needs_arm(constraint.robot, constraint.name)
-    spheres = robot.spheres.take(robot.contacts.moving)
+    bodies: Any = robot.spheres.take(robot.contacts.moving)
+    if exact and robot.primitives is not None:
+        bodies = robot.primitives.take(robot.contacts.moving_primitives)
     if not arm_only:
-        return robot, spheres, None
-    free = np.array([b in robot.below_tool for b in spheres.body])
+        return robot, bodies, None
+    free = np.array([b in robot.below_tool for b in bodies.body])
     of_arm = np.arange(everything + arm_only) >= everything
-    return robot, spheres, np.where(of_arm[:, None] & free[None], np.float32(_FAR), np.float32(0))
+    return robot, bodies, np.where(of_arm[:, None] & free[None], np.float32(_FAR), np.float32(0))
 
 
 def worst_of_body(distance: Float[Array, "S"], body: tuple[int, ...]) -> Int[Array, "B"]:

@@ -7,6 +7,10 @@ For each outer sphere s (the one further from the base) the nearest among the in
 Which bodies can meet is a property of the robot, found once (`Embodiment.contacts`): neighbours, pairs that always touch, pairs that
 never do and pairs within the hand are left out. With n the unit vector from t to s, the gradient by the joints is
 -n . (dc_s/dq - dc_t/dq).
+
+A robot with exact bodies (`Embodiment.primitives`) has geoms instead of spheres, and touching points instead of centres (see `touching`):
+
+    margin - d(g(q), f(q)) <= 0         [m]
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from diffopt.constraints import touching
 from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.constraints.collision import worst_of_body
 from diffopt.constraints.posture import frames_at
@@ -36,9 +41,10 @@ class SelfCollision:
     """The robot clear of itself.
 
     Attributes:
-      robot: whose spheres.
+      robot: whose spheres, or primitives.
       margin: clearance to aim at [m]. What the tolerance then lets pass is a clearance of zero.
-      rows: one row per outer "sphere" (its nearest inner one) or per outer "body" (its worst sphere).
+      rows: one row per outer "sphere" (its nearest inner one) or per outer "body" (its worst sphere). Of exact
+        bodies, "geom" instead of "sphere".
     """
 
     robot: Embodiment
@@ -56,6 +62,9 @@ class SelfCollision:
 
     def residual(self, plan: Grasp, aux: Auxiliary, context: Any) -> Float[Array, "m"]:
         """`margin - distance` [m] of each outer sphere to the nearest inner one; satisfied when <= 0."""
+        if self.robot.primitives is not None:
+            self._check(touching.ROWS)
+            return self.margin - touching.to_itself(self.robot, frames_at(self.robot, plan, aux), self.rows).distance
         outer, inner, apart = self._sets()
         frames = frames_at(self.robot, plan, aux)
         a, b = outer.place(frames), inner.place(frames)
@@ -65,8 +74,17 @@ class SelfCollision:
 
     def jacobian(self, plan: Grasp, aux: Auxiliary, context: Any) -> tuple[Float[Array, "m"], Float[Array, "m A"]]:
         """Residual and its derivative by the arm's joints."""
-        outer, inner, apart = self._sets()
         frames = frames_at(self.robot, plan, aux)
+        if self.robot.primitives is not None:
+            self._check(touching.ROWS)
+            near = touching.to_itself(self.robot, frames, self.rows)
+            table = jnp.asarray(moved_by(self.robot, self.robot.primitives.body))
+            slopes = [
+                along(screws(self.robot, frames), table[which], point, near.found.normal)
+                for which, point in zip(near.which, (near.found.on_a, near.found.on_b), strict=True)
+            ]
+            return self.margin - near.found.distance, slopes[1] - slopes[0]
+        outer, inner, apart = self._sets()
         a, b = outer.place(frames), inner.place(frames)
         keep, which = self._worst(outer, inner, apart, a, b)
         a, b = a[:, keep], b[:, which]
@@ -80,14 +98,21 @@ class SelfCollision:
         return residual, -along(screws(self.robot, frames), moved, a, normal)
 
     def labels(self) -> tuple[str, ...]:
+        if self.robot.primitives is not None:
+            self._check(touching.ROWS)
+            first = [self.robot.primitives.body[group[0]] for group in touching.outer(self.robot, self.rows)]
+            return tuple(self.robot.kinematics.body_names[b] for b in first)
         outer, _, _ = self._sets()
         names = [self.robot.kinematics.body_names[b] for b in outer.body]
         return tuple(dict.fromkeys(names)) if self.rows == "body" else tuple(names)
 
+    def _check(self, there: tuple[str, ...]) -> None:
+        if self.rows not in there:
+            raise ValueError(f"no rows {self.rows!r} in {self.name!r}; there are: {', '.join(there)}")
+
     def _sets(self) -> tuple[Spheres, Spheres, np.ndarray]:
         """Outer and inner spheres, and 1 km where a pair (inner, outer) cannot meet."""
-        if self.rows not in ROWS:
-            raise ValueError(f"no rows {self.rows!r} in {self.name!r}; there are: {', '.join(ROWS)}")
+        self._check(ROWS)
         spheres, pairs = self.robot.spheres, set(self.robot.contacts.pairs)
         first, second = {a for a, _ in pairs}, {b for _, b in pairs}
         inner = spheres.take([i for i, b in enumerate(spheres.body) if b in first])

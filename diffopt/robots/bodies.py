@@ -44,12 +44,14 @@ class Spheres:
       radius: [m].
       body: index of the body of each sphere, in the order of the kinematics.
       overshoot: per sphere, how far it may reach outside of the geom that it covers [m].
+      geom: index in the model of that geom.
     """
 
     center: tuple[tuple[float, float, float], ...]
     radius: tuple[float, ...]
     body: tuple[int, ...]
     overshoot: tuple[float, ...]
+    geom: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.radius)
@@ -72,7 +74,11 @@ class Spheres:
             return tuple(values[int(i)] for i in keep)
 
         return Spheres(
-            center=pick(self.center), radius=pick(self.radius), body=pick(self.body), overshoot=pick(self.overshoot)
+            center=pick(self.center),
+            radius=pick(self.radius),
+            body=pick(self.body),
+            overshoot=pick(self.overshoot),
+            geom=pick(self.geom),
         )
 
     def place(self, frames: Frames) -> Float[Array, "3 S"]:
@@ -92,7 +98,7 @@ class Spheres:
           tolerance: overshoot allowed [m]; or by body name, with "" for all other bodies.
           most: at most so many spheres per geom, whatever the overshoot (flat faces need many).
         """
-        centers, radii, bodies, overshoots = [], [], [], []
+        centers, radii, bodies, overshoots, geoms = [], [], [], [], []
         for g in range(model.ngeom):
             b = int(model.geom_bodyid[g])
             if b == 0 or not (model.geom_contype[g] or model.geom_conaffinity[g]):
@@ -101,15 +107,20 @@ class Spheres:
             if isinstance(tolerance, dict):
                 allowed = tolerance.get(model.body(b).name, tolerance.get("", TOLERANCE))
             local, radius, overshoot = cover_geom(model, g, allowed, most)
-            position, rotation = model.geom_pos[g], _rotation(model.geom_quat[g])
+            position, rotation = model.geom_pos[g], rotation_of(model.geom_quat[g])
             for c, r in zip(local @ rotation.T + position, np.broadcast_to(radius, len(local)), strict=True):
                 centers.append(tuple(float(np.float32(v)) for v in c))
                 radii.append(float(r))
                 bodies.append(b)
                 overshoots.append(float(overshoot))
+                geoms.append(g)
         order = np.argsort(bodies, kind="stable")
         return Spheres(
-            center=tuple(centers), radius=tuple(radii), body=tuple(bodies), overshoot=tuple(overshoots)
+            center=tuple(centers),
+            radius=tuple(radii),
+            body=tuple(bodies),
+            overshoot=tuple(overshoots),
+            geom=tuple(geoms),
         ).take(order)
 
 
@@ -229,7 +240,8 @@ def cover_box(half, tolerance: float, most: int = MOST) -> Cover:
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3), reach * (1 + 1e-6), e
 
 
-def _rotation(quaternion) -> np.ndarray:
+def rotation_of(quaternion) -> np.ndarray:
+    """The rotation matrix of a unit quaternion (w, x, y, z)."""
     import mujoco
 
     out = np.zeros(9)

@@ -16,6 +16,7 @@ from diffopt.robots.describe import Origin
 from diffopt.robots.embodiment import Embodiment, bodies_below
 from diffopt.robots.kinematics import Kinematics
 from diffopt.robots.options import Options
+from diffopt.robots.primitives import Primitives
 from diffopt.robots.ranges import narrowed
 from diffopt.robots.sampling import contacts, spread
 
@@ -39,6 +40,7 @@ def build(spec: mujoco.MjSpec, label: str, options: Options) -> Embodiment:
     notes += _missing(kinematics, arm, hand, limits, options, title) + list(unread(model))
 
     spheres = Spheres.from_model(model, tolerance=options.tolerance, most=options.most_spheres)
+    primitives = Primitives.from_model(model, spheres) if options.bodies == "primitives" else None
     further = {kinematics.body_names[b]: e for b, e in sorted(zip(spheres.body, spheres.overshoot, strict=True))}
     further = {body: e for body, e in further.items() if e > options.allowed(body) + 1e-9}
     if further:
@@ -56,9 +58,8 @@ def build(spec: mujoco.MjSpec, label: str, options: Options) -> Embodiment:
     posture[[index[j] for j in home]] = list(home.values())
     posture = complete(kinematics.couplings, posture)
     bounds = np.array([limits[j] for j in (*arm, *hand)]).reshape(-1, 2)
-    pairs, free = contacts(
-        model, spheres, posture, (bounds[:, 0], bounds[:, 1]), columns, [index[j] for j in hand], kinematics.couplings
-    )
+    ranges, hand_columns = (bounds[:, 0], bounds[:, 1]), [index[j] for j in hand]
+    pairs, free = contacts(model, spheres, posture, ranges, columns, hand_columns, kinematics.couplings, primitives)
     if arm and not len(free):
         notes.append("in none of the postures tried is the robot clear of itself: look at its collision bodies")
     seeds = np.zeros((1, 0))
@@ -77,6 +78,7 @@ def build(spec: mujoco.MjSpec, label: str, options: Options) -> Embodiment:
         kinematics=kinematics,
         spheres=spheres,
         contacts=pairs,
+        primitives=primitives,
         xml=spec.to_xml(),
         notes=tuple(notes),
         origins=_origins(model, arm, hand, limits_from, home_from, options),

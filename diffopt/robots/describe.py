@@ -58,13 +58,29 @@ def table(robot: Embodiment) -> str:
         )
     lines += _aligned(rows)
     lines += [f"follower: {text(kinematics, coupling)}" for coupling in kinematics.couplings]
-    names = kinematics.body_names
-    counts = {names[b]: robot.spheres.body.count(b) for b in dict.fromkeys(robot.spheres.body)}
-    lines.append(f"collision spheres: {len(robot.spheres)} ({_listed(f'{b} {n}' for b, n in counts.items())})")
-    lines.append(f"largest overshoot: {1e3 * max(robot.spheres.overshoot, default=0.0):.1f} mm")
+    lines += _bodies(robot)
     lines.append(f"pairs that always touch, left out: {_listed('~'.join(p) for p in robot.contacts.always)}")
     lines.append(f"pairs that can collide: {_listed('~'.join(p) for p in robot.contacts.names)}")
     return "\n".join(lines + [f"note: {note}" for note in robot.notes])
+
+
+def _bodies(robot: Embodiment) -> list[str]:
+    """What collisions are computed with."""
+    names = robot.kinematics.body_names
+
+    def counted(bodies: list[int]) -> str:
+        return f"{len(bodies)} ({_listed(f'{names[b]} {bodies.count(b)}' for b in dict.fromkeys(bodies))})"
+
+    reach = f"largest overshoot: {1e3 * max(robot.spheres.overshoot, default=0.0):.1f} mm"
+    if robot.primitives is None:
+        return [f"collision spheres: {counted(list(robot.spheres.body))}", reach]
+    each = list(zip(robot.primitives.body, robot.primitives.overshoot, strict=True))
+    exact, covers = [b for b, over in each if not over], [b for b, over in each if over]
+    lines = [f"collision bodies: exact: {counted(exact)}"]
+    if covers:
+        over = 1e3 * max(robot.primitives.overshoot)
+        lines.append(f"spheres that cover meshes: {counted(covers)}, largest overshoot: {over:.1f} mm")
+    return lines
 
 
 def text(kinematics: Kinematics, coupling: Coupling | Closed) -> str:

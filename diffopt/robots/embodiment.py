@@ -23,6 +23,7 @@ from diffopt.robots.bodies import MOST, TOLERANCE, Spheres
 from diffopt.robots.couplings import roots
 from diffopt.robots.describe import Origin
 from diffopt.robots.kinematics import Frames, Kinematics
+from diffopt.robots.primitives import Primitives
 from diffopt.robots.sampling import Contacts
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Embodiment:
       kinematics: the tree, in the frame of the base.
       spheres: collision bodies.
       contacts: which of their pairs can collide at all.
+      primitives: the collision bodies exactly, if they were asked for; the spheres then only serve to find the nearest.
       xml: MJCF of the robot, for physics.
       notes: what was guessed or is missing, in words.
       origins: per joint of the arm and the hand, where its numbers came from.
@@ -64,6 +66,7 @@ class Embodiment:
     kinematics: Kinematics = field(metadata=dict(static=True))
     spheres: Spheres = field(metadata=dict(static=True))
     contacts: Contacts = field(metadata=dict(static=True))
+    primitives: Primitives | None = field(default=None, metadata=dict(static=True))
     xml: str = field(metadata=dict(static=True))
     notes: tuple[str, ...] = field(default=(), metadata=dict(static=True))
     origins: tuple[tuple[str, Origin], ...] = field(default=(), metadata=dict(static=True))
@@ -97,6 +100,7 @@ class Embodiment:
         tolerance: float | dict[str, float] = TOLERANCE,
         most_spheres: int = MOST,
         couple_tendons: bool = True,
+        bodies: str = "spheres",
     ) -> Embodiment:
         """Read a robot from an MJCF file, an XML string or an `MjSpec`.
 
@@ -114,6 +118,8 @@ class Embodiment:
           tolerance: how far collision spheres may reach outside of the geoms [m], or by body name ("" for the others).
           most_spheres: at most so many spheres per geom, even if the tolerance takes more.
           couple_tendons: whether joints that share a motor through a fixed tendon move together; see `couplings`.
+          bodies: what collisions are computed with: the "spheres" that cover the geoms, which is cheaper, or the "primitives" of the file
+            themselves (meshes stay covered).
         Raises:
           FileNotFoundError, ValueError, KeyError, TypeError: no such file or mesh; a model that does not compile, or is no arm with a hand;
             a name that is not in it; a number that makes no sense. The message says where and what to do.
@@ -134,6 +140,7 @@ class Embodiment:
             tolerance=tolerance,
             most_spheres=most_spheres,
             couple_tendons=couple_tendons,
+            bodies=bodies,
             seeds=_SEEDS,
         )
         return build(spec, label, options)

@@ -11,6 +11,8 @@ import numpy as np
 
 from diffopt.robots.bodies import TOLERANCE
 
+BODIES = ("spheres", "primitives")
+
 Limits = Mapping[str, tuple[float, float]]
 
 
@@ -29,6 +31,7 @@ class Options:
     tolerance: float | dict[str, float]
     most_spheres: int
     couple_tendons: bool
+    bodies: str
     seeds: int
 
     def allowed(self, body: str) -> float:
@@ -71,6 +74,8 @@ class Options:
                 raise ValueError(
                     f"tolerance={self.tolerance!r}: how far spheres may reach outside; give a positive number [m]"
                 )
+        if self.bodies not in BODIES:
+            raise ValueError(f"no collision bodies {self.bodies!r}; there are: {', '.join(BODIES)}")
         if not isinstance(self.most_spheres, (int, np.integer)) or self.most_spheres < 1:
             raise ValueError(
                 f"most_spheres={self.most_spheres!r}: at most so many spheres per geom; give a number from 1 on"

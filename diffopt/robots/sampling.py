@@ -14,6 +14,7 @@ import numpy as np
 
 from diffopt.robots.bodies import Spheres
 from diffopt.robots.couplings import Coupling, closed, complete, roots
+from diffopt.robots.primitives import Primitives
 
 if TYPE_CHECKING:
     import mujoco
@@ -32,16 +33,18 @@ class Contacts:
       names: their names.
       always: names of pairs left out because they touch in (nearly) every posture.
       moving: indices of the spheres that the arm or the hand moves (a sphere on the axis of the first joint does not move).
+      moving_primitives: likewise, if the robot has them.
     """
 
     pairs: tuple[tuple[int, int], ...]
     names: tuple[tuple[str, str], ...]
     always: tuple[tuple[str, str], ...]
     moving: tuple[int, ...]
+    moving_primitives: tuple[int, ...] = ()
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.pairs, self.moving))
+        return hash((self.pairs, self.moving, self.moving_primitives))
 
     def __hash__(self) -> int:
         return self._hash
@@ -55,6 +58,7 @@ def contacts(
     arm: list[int],
     hand: list[int],
     couplings: tuple[Coupling, ...] = (),
+    primitives: Primitives | None = None,
 ) -> tuple[Contacts, np.ndarray]:
     """Pairs of bodies that can collide, by sampling the joint ranges; and the postures (n, nq) sampled in which none does, with the
     hand at rest.
@@ -68,6 +72,7 @@ def contacts(
       limits: lower and upper, of the arm's joints and then of the hand's; one turn is taken where they are infinite.
       arm, hand: indices in qpos of the joints that are sampled.
       couplings: where their followers are then.
+      primitives: what overlaps exactly; without them spheres that do count.
     """
     rng_columns = arm + hand
     postures = np.tile(posture, (_SAMPLES, 1))
@@ -85,6 +90,22 @@ def contacts(
     reach = {b: np.max(np.linalg.norm(placed[0, body == b] - middle[b][0], axis=-1) + radius[body == b]) for b in used}
     excluded = {frozenset(divmod(int(s), 65536)) for s in model.exclude_signature}
     pairs, always = [], []
+
+    def apart(a: int, b: int, placed: np.ndarray) -> np.ndarray:
+        """The least distance of their spheres, by posture."""
+        one, two = np.flatnonzero(body == a), np.flatnonzero(body == b)
+        between = np.linalg.norm(placed[:, one, None] - placed[:, None, two], axis=-1)
+        return np.min(between - radius[one][:, None] - radius[two], axis=(1, 2))
+
+    def meeting(a: int, b: int, nearest: np.ndarray, poses: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Whether they overlap, by posture."""
+        overlap = nearest < 0
+        if primitives is not None and overlap.any():
+            own = [[i for i, body in enumerate(primitives.body) if body == one] for one in (a, b)]
+            overlap[overlap] = primitives.overlapping(list(itertools.product(*own)), *(v[overlap] for v in poses))
+        return overlap
+
+    poses: tuple[np.ndarray, ...] = _poses(model, postures) if primitives is not None else ()
     clear = closed(couplings, postures)
     weld = model.body_weldid
     for a, b in itertools.combinations(used, 2):
@@ -97,29 +118,31 @@ def contacts(
             continue
         if np.min(np.linalg.norm(middle[a] - middle[b], axis=-1)) - reach[a] - reach[b] > _NEAR:
             continue
-        one, two = np.flatnonzero(body == a), np.flatnonzero(body == b)
-        apart = np.linalg.norm(placed[:, one, None] - placed[:, None, two], axis=-1)
-        nearest = np.min(apart - radius[one][:, None] - radius[two], axis=(1, 2))
-        if np.mean(nearest < 0) > 0.95:
+        nearest = apart(a, b, placed)
+        overlap = meeting(a, b, nearest, poses)
+        if np.mean(overlap) > 0.95:
             always.append((a, b))
         elif nearest.min() < _NEAR:
             pairs.append((a, b))
-            clear &= nearest > 0
+            clear &= nearest > 0 if primitives is None else ~overlap
 
     def name(listed):
         return tuple((model.body(a).name, model.body(b).name) for a, b in listed)
 
-    found = Contacts(pairs=tuple(pairs), names=name(pairs), always=name(always), moving=moving)
+    turned = primitives.moved(*poses) if primitives is not None else ()
+    found = Contacts(
+        pairs=tuple(pairs), names=name(pairs), always=name(always), moving=moving, moving_primitives=turned
+    )
     free = postures[clear]
     free[:, hand] = posture[hand]
     free = complete(couplings, free)
     if hand:  # clear with the hand at rest, too
         placed = _place(model, spheres, free)
+        poses = _poses(model, free) if primitives is not None else ()
         for a, b in pairs:
-            one, two = np.flatnonzero(body == a), np.flatnonzero(body == b)
-            apart = np.linalg.norm(placed[:, one, None] - placed[:, None, two], axis=-1)
-            keep = np.min(apart - radius[one][:, None] - radius[two], axis=(1, 2)) > 0
-            free, placed = free[keep], placed[keep]
+            nearest = apart(a, b, placed)
+            keep = nearest > 0 if primitives is None else ~meeting(a, b, nearest, poses)
+            free, placed, poses = free[keep], placed[keep], tuple(v[keep] for v in poses)
     return found, free
 
 
@@ -135,6 +158,19 @@ def _place(model: mujoco.MjModel, spheres: Spheres, postures: np.ndarray) -> np.
         mujoco.mj_kinematics(model, data)
         placed[k] = np.einsum("sij,sj->si", data.xmat.reshape(-1, 3, 3)[body], local) + data.xpos[body]
     return placed
+
+
+def _poses(model: mujoco.MjModel, postures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (n, B, 3) [m] and rotations (n, B, 3, 3) of all bodies in the world at postures (n, nq)."""
+    import mujoco
+
+    data = mujoco.MjData(model)
+    position, rotation = np.empty((len(postures), model.nbody, 3)), np.empty((len(postures), model.nbody, 3, 3))
+    for k, q in enumerate(postures):
+        data.qpos[:] = q
+        mujoco.mj_kinematics(model, data)
+        position[k], rotation[k] = data.xpos, data.xmat.reshape(-1, 3, 3)
+    return position, rotation
 
 
 def halton(n: int, dim: int) -> np.ndarray:

@@ -34,23 +34,30 @@ def names() -> tuple[str, ...]:
 
 
 @functools.cache
-def load(name: str) -> Embodiment:
+def load(name: str, bodies: str = "spheres") -> Embodiment:
     """A robot by name, with its base at the world's origin.
 
+    Args:
+      bodies: what collisions are computed with, "spheres" or "primitives"; see `Embodiment.from_mjcf`.
     Raises:
       KeyError: no such robot; the message lists those there are.
+      ValueError: no such bodies, or another package's robot, which brings its own.
       TypeError: what another package brought under that name is no `Embodiment`.
     """
     from diffopt.robots.embodiments import parts
 
     if name in names():
         arm, _, hand = name.partition("-")
-        return parts.combine(arm, hand) if hand else parts.alone(name)
+        return parts.combine(arm, hand, bodies) if hand else parts.alone(name, bodies)
     for entry in importlib.metadata.entry_points(group=GROUP, name=name):
         robot = entry.load()()
         if not isinstance(robot, Embodiment):
             raise TypeError(
                 f"entry point {entry.value!r} of {name!r} returned a {type(robot).__name__}, not an Embodiment"
+            )
+        if bodies != ("spheres" if robot.primitives is None else "primitives"):
+            raise ValueError(
+                f"{name!r} is built by {entry.value!r}; give bodies={bodies!r} to from_mjcf or from_urdf there"
             )
         return robot
     near = difflib.get_close_matches(name, available(), n=1)

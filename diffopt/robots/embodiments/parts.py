@@ -112,7 +112,7 @@ HANDS: dict[str, Hand] = {
 }
 
 
-def alone(name: str) -> Embodiment:
+def alone(name: str, bodies: str = "spheres") -> Embodiment:
     """An arm whose flange is the tool, or a hand fixed at its palm."""
     if name in ARMS:
         arm = ARMS[name]
@@ -124,13 +124,16 @@ def alone(name: str) -> Embodiment:
             velocity_from="data sheet",
             home=arm.home,
             tolerance=arm.tolerance,
+            bodies=bodies,
         )
     hand = HANDS[name]
     home = {} if hand.stem else hand.home
-    return Embodiment.from_mjcf(MODELS / f"{name}.xml", tool=hand.tool, name=name, home=home, tolerance=hand.tolerance)
+    return Embodiment.from_mjcf(
+        MODELS / f"{name}.xml", tool=hand.tool, name=name, home=home, tolerance=hand.tolerance, bodies=bodies
+    )
 
 
-def combine(arm: str, hand: str) -> Embodiment:
+def combine(arm: str, hand: str, bodies: str = "spheres") -> Embodiment:
     """An arm that carries a hand."""
     carrier, carried = ARMS[arm], HANDS[hand]
     spec, _ = mjcf.read(MODELS / f"{arm}.xml")
@@ -157,4 +160,5 @@ def combine(arm: str, hand: str) -> Embodiment:
         velocity_from="data sheet",
         home={**carrier.home, **carried.home},
         tolerance=tolerance,
+        bodies=bodies,
     )
