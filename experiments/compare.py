@@ -120,7 +120,8 @@ def compare(config: dict[str, Any], output: str, console: Console) -> list[dict[
     path = comparing.kept("times", config["problem"])
     times = {kind: comparing.read(path, kind) for kind in ("draw", "default")}
     for dial in dials:
-        wanted = comparing.trials(dial, place.instances(dial, config["instances"]), config["keys"], config["seed"])
+        numbers = place.instances(dial, config["instances"], validation=config["validation"])
+        wanted = comparing.trials(dial, numbers, config["keys"], config["seed"])
         for name in names:
             key = f"{name}/{dial}"
             if results.done(key):
@@ -205,7 +206,7 @@ def distances(config: dict[str, Any], output: str, console: Console) -> list[dic
     results = open_results(output, {k: v for k, v in config.items() if k not in GROWING})
     n = config["chunk"]
     for dial in dials:
-        for number in place.instances(dial, NEAR):
+        for number in place.instances(dial, NEAR, validation=config["validation"]):
             waiting = [name for name in names if not results.done(f"{name}/{dial}/{number}")]
             if not waiting:
                 continue

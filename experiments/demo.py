@@ -1,9 +1,9 @@
 """The main job: `make demo`, or `python -m experiments.demo [--trials 200] [--output results/demo]`.
 
 Held-out objects on a table with obstacles, a Franka Panda with an Allegro hand at random places around it. The shipped policy was trained
-on the floating hand and never saw an arm. Four ways to sample it: plainly, followed by inverse kinematics; rejection, with as many draws
-as fit into the time that OGD takes on this machine; OGD; and OGD with several particles. Every plan is judged by C MuJoCo and executed by
-the whole arm and hand.
+on the floating hand and never saw an arm. Five ways to sample it: plainly, followed by inverse kinematics; rejection, with as many draws
+as fit into the time that OGD takes on this machine; OGD; OGD with several particles; and OGD asked for one plan at a time, where what
+fails by its own account is drawn again. Every plan is judged by C MuJoCo and executed by the whole arm and hand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from experiments import grasping
 
 PICTURES = 5  # per sampler
 PARTICLES = 4
-ORDER = ("ddim_snap", "rejection", "ogd", "ogd_particles")
+ORDER = ("ddim_snap", "rejection", "ogd", "ogd_particles", "ogd_one_by_one")
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def _run(config: dict[str, Any], results: Any, console: Console) -> list[dict[st
             problems += grasping.instances(robot, trials, config["seed"], config["scene"]["difficulty"], [i])
             progress.advance(making)
         seconds: dict[str, float] = {}
-        for name in ("ogd", "ddim_snap", "rejection", "ogd_particles"):
+        for name in ("ogd", *(other for other in ORDER if other != "ogd")):
             task = progress.add_task(f"{name}: sampling", total=trials)
             if name == "rejection":
                 probe = grasping.draw(
@@ -80,7 +80,7 @@ def _run(config: dict[str, Any], results: Any, console: Console) -> list[dict[st
                 )
                 sampler = grasping.matched(probe.seconds / 4, seconds["ogd"])
             else:
-                sampler = {"ogd": OGD(), "ogd_particles": OGD(particles=PARTICLES), "ddim_snap": Snap()}[name]
+                sampler = {"ogd_particles": OGD(particles=PARTICLES), "ddim_snap": Snap()}.get(name, OGD())
             last: dict[int, Any] = {}
 
             def observe(i: int, model: Any, data: Any, last: dict[int, Any] = last) -> None:
@@ -91,7 +91,14 @@ def _run(config: dict[str, Any], results: Any, console: Console) -> list[dict[st
                 progress.update(task, advance=n, description=f"{name}: executing")
 
             cell = grasping.run_cell(
-                policy, problems, sampler, config, range(trials), progress=advance, observe=observe
+                policy,
+                problems,
+                sampler,
+                config,
+                range(trials),
+                one_by_one=name == "ogd_one_by_one",
+                progress=advance,
+                observe=observe,
             )
             seconds[name] = cell.drawn.seconds
             label = f"rejection, best of {sampler.draws}" if isinstance(sampler, Rejection) else name

@@ -107,6 +107,36 @@ def draw(
     return Drawn(solution=solution, seconds=float(np.median(seconds)), compile_seconds=compiled)
 
 
+def draw_one_by_one(
+    policy: diffopt.policies.Policy,
+    problems: Sequence[Instance],
+    sampler: Sampler,
+    *,
+    seed: int,
+    numbers: Sequence[int],
+    levels: int,
+) -> Drawn:
+    """One plan per instance and call, as a user asks for one: what fails by its own account is drawn again (`diffopt.attempts`)."""
+    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in numbers]
+    given = [(policy.given(p.scene.target).bound(), p.robot.constraints | p.scene.constraints) for p in problems]
+
+    def ask(i: int) -> diffopt.Solution:
+        bound, constraints = given[i]
+        result = diffopt.sample(bound, constraints, key=keys[i], sampler=sampler, levels=levels)
+        return jax.tree.map(lambda leaf: np.asarray(leaf[0]), replace(result, warm=None))
+
+    start = time.perf_counter()
+    ask(0)
+    begun = time.perf_counter()
+    solutions = [ask(i) for i in range(len(problems))]
+    seconds = (time.perf_counter() - begun) / len(problems)
+    return Drawn(
+        solution=jax.tree.map(lambda *leaves: np.stack(leaves), *solutions),
+        seconds=seconds,
+        compile_seconds=begun - start - seconds,
+    )
+
+
 def judge(problems: Sequence[Instance], solution: diffopt.Solution) -> np.ndarray:
     """Whether each plan is kinematically feasible, by C MuJoCo."""
     plans = zip(problems, _each(solution.plans, len(problems)), np.asarray(solution.joints), strict=True)
@@ -157,10 +187,12 @@ def run_cell(
     sampler: Sampler,
     config: Mapping[str, Any],
     numbers: Sequence[int],
+    one_by_one: bool = False,
     **options: Any,
 ) -> Cell:
     """Draw, judge and execute; `options` go to the execution."""
-    drawn = draw(policy, problems, sampler, seed=config["seed"], numbers=numbers, levels=config["levels"])
+    drawing = draw_one_by_one if one_by_one else draw
+    drawn = drawing(policy, problems, sampler, seed=config["seed"], numbers=numbers, levels=config["levels"])
     solution = drawn.solution
     verdicts = judge(problems, solution)
     outcome = None if config["protocol"]["name"] == "none" else execute(problems, solution, config, **options)
