@@ -60,11 +60,8 @@ from diffopt.solvers import RealTimeIteration, Solver
 Anchor = Literal["sampled", "zero"]
 Constrain = Literal["lookahead", "current", "next"]
 Merit = Literal["move", "stay"]
-PATIENT, CLOSER, WIDER = (
-    (0.6, 0.1),
-    0.6,
-    3,
-)  # where there are attempts: the window, how much smaller the margins are, and the search
+PATIENT = (0.6, 0.1)  # the window where a plan may be drawn again,
+CLOSER, WIDER = 0.6, 3  # how much smaller the margins are, and among how many guesses joints are looked for
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
 
@@ -85,7 +82,7 @@ class OGD:
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
       particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
       attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), each time as `patient`
-        says; None for 128, and for once where no level is solved or the answer is to be differentiable (not `hard`).
+        says; None for 256, and for once where no level is solved or the answer is to be differentiable (not `hard`).
       gain: exponent of b = alpha^gain. most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
     """
@@ -128,7 +125,7 @@ class OGD:
     def persistent(self, policy: Policy) -> tuple[int, OGD, OGD]:
         """How often a plan is drawn, what draws one that is drawn once, and what draws it where it may be drawn again."""
         solves = isinstance(self.every, jax.core.Tracer) or bool(self.every)
-        usual = 128 if self.hard and solves else 1
+        usual = 256 if self.hard and solves else 1
         once = replace(self, attempts=None, tighten=self._tighten(policy))
         return usual if self.attempts is None else self.attempts, once, once.patient() if solves else once
 
