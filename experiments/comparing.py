@@ -86,7 +86,8 @@ def _program(policy, frames, constraints, keys, bounds, sampler, levels) -> Atte
 
 
 @jax.jit
-def _vectors(policy, frames, plans):
+def vectors(policy, frames, plans):
+    """Plans as normalised vectors."""
     return jax.vmap(lambda frame, plan: replace(policy, context=Context(frame=frame)).encode(plan))(frames, plans)
 
 
@@ -184,7 +185,7 @@ def run(
     made = attempted(places, sampler, wanted, chunk, most, total)
     solution = made.solution
     policy, frames, *_ = places.arguments(wanted)
-    vectors = np.asarray(_vectors(policy, frames, solution.plans))
+    x = np.asarray(vectors(policy, frames, solution.plans))
     feasible = []
     for i, t in enumerate(wanted):
         plan, aux = jax.tree.map(lambda leaf, i=i: leaf[i], (solution.plans, solution.aux))
@@ -194,8 +195,8 @@ def run(
         claimed=np.asarray(solution.feasible),
         accepted=np.asarray(made.accepted),
         feasible=np.array(feasible),
-        on_prior=bench.support(vectors),
-        vectors=vectors,
+        on_prior=bench.support(x),
+        vectors=x,
         evaluations=stats.evaluations,
         attempts=stats.attempts,
         energy=stats.control_energy,

@@ -85,3 +85,13 @@ def test_ogd_asks_for_attempts_itself_and_a_gradient_goes_through_them():
 def test_no_attempt_at_all_is_refused():
     with pytest.raises(ValueError, match="attempts=0"):
         draw(DDIM(), attempts=0)
+
+
+def test_where_a_plan_may_be_drawn_again_noisy_levels_are_the_priors_own():
+    """One draw is steered from the first level on, one of several only from the middle; with the same margins' proportions."""
+    most, once, patient = OGD().persistent(POLICY)
+    assert most > 1 and once.tighten > patient.tighten > 0
+    levels = np.arange(LEVELS, 0, -1)
+    steered, left = (np.asarray(sampler.solved(LEVELS)) for sampler in (once, patient))
+    assert steered[levels > 0.7 * LEVELS].any() and not left[levels > 0.7 * LEVELS].any()
+    assert OGD(every=0).persistent(POLICY)[0] == 1 and OGD(hard=False).persistent(POLICY)[0] == 1

@@ -209,6 +209,21 @@ def test_a_gap_of_two_millimetres_is_let_pass_by_exact_bodies_only(gap):
     assert not Judge.of(exact, blocked)(as_arrays, np.asarray(robot.home)).feasible
 
 
+@pytest.mark.slow
+def test_inverse_kinematics_with_exact_bodies(gap):
+    """Beside the box: what is called solved is clear by C MuJoCo, and more of it is found than with covers."""
+    robot, exact, plan, scene, _, _ = gap
+    judge = Judge.of(exact, scene)
+    poses = jax.vmap(exact.tool_pose)(
+        jnp.tile(exact.home, (32, 1)) + 0.02 * jax.random.normal(jax.random.key(0), (32, 7))
+    )
+    found, covered = (diffopt.ik(r, poses, r.constraints | scene.constraints, attempts=4) for r in (exact, robot))
+    for i in np.flatnonzero(found.solved):
+        grasp = replace(plan, position=poses.position[i], rotation=poses.rotation[i])
+        assert judge(jax.tree.map(np.asarray, grasp), np.asarray(found.joints[i])).feasible
+    assert np.asarray(found.solved).sum() >= np.asarray(covered.solved).sum() > 0
+
+
 def test_postures_that_are_no_numbers_are_no_clearances():
     robot = diffopt.embodiments.load("panda-gripper", bodies="primitives")
     plan = at_home(robot, jax.random.key(0))[0]
