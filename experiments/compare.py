@@ -53,7 +53,11 @@ DISTANCE_COLUMNS = {
 }
 DISTANCE_COLUMNS |= {"ratio": "ratio"}
 MOST = 4096  # draws of one plan where the clock decides
-EXACT, NEAR = 512, 4  # exact draws of a posterior; instances per dial whose posterior is drawn
+EXACT, NEAR, PARTS = (
+    512,
+    4,
+    4,
+)  # exact draws of a posterior; instances per dial that they are drawn for; over how many distances it is averaged
 TUNING: dict[str, Any] = {"dials": ["1", "10"], "instances": 8, "keys": 8, "seed": 7}
 GROWING = ("method", "dial", "methods", "do")  # settings under which a folder of results may grow
 
@@ -198,7 +202,8 @@ def spread(x: np.ndarray) -> float | None:
 def distances(config: dict[str, Any], output: str, console: Console) -> list[dict[str, Any]]:
     """Energy distances to exact draws of the posterior, beside that of as many exact draws; instance by instance.
 
-    With pairs of a plan with itself counted in, so that an exact sampler has a distance too: about (1/n + 1/m) E|X - X'|.
+    With pairs of a plan with itself counted in, so that an exact sampler has a distance too: about (1/n + 1/m) E|X - X'|. Of `PARTS` times
+    as many draws, each part of `chunk` has a distance, and their mean is the row's.
     """
     place = bench(config["problem"], config["hold"])
     names, dials = methods(config, place), listed(config, "dial", [d for d in SHARES if d != "0.1"])
@@ -210,15 +215,20 @@ def distances(config: dict[str, Any], output: str, console: Console) -> list[dic
             waiting = [name for name in names if not results.done(f"{name}/{dial}/{number}")]
             if not waiting:
                 continue
-            exact = place.exact(dial, number, EXACT + n)
-            reference = Reference.of(exact[n:])
+            exact = place.exact(dial, number, EXACT + PARTS * n)
+            reference = Reference.of(exact[PARTS * n :])
             for name in waiting:
-                wanted = [Trial(dial=dial, number=number, key=1000 * config["seed"] + k) for k in range(n)]
+                wanted = [Trial(dial=dial, number=number, key=1000 * config["seed"] + k) for k in range(PARTS * n)]
                 outcome = comparing.run(place, made[name], wanted, n)
                 x = outcome.vectors[outcome.success]
-                row = {"method": name, "dial": dial, "number": number, "plans": len(x), "distance": None, "exact": None}
-                if len(x) >= n // 4:
-                    row |= {"distance": _biased(x, reference), "exact": _biased(exact[: len(x)], reference)}
+                each = len(x) // PARTS
+                row = {"method": name, "dial": dial, "number": number, "plans": each, "distance": None, "exact": None}
+                if each >= n // 4:
+                    parts = range(0, PARTS * each, each)
+                    row |= {
+                        kind: float(np.mean([_biased(points[i : i + each], reference) for i in parts]))
+                        for kind, points in (("distance", x), ("exact", exact))
+                    }
                 results.append(f"{name}/{dial}/{number}", row)
     summary = []
     for dial in dials:
