@@ -1,19 +1,21 @@
 """Motions of an arm among obstacles: a Panda carries its open gripper from one side of a table to the other.
 
 A plan is H = 16 postures of seven joints, `DT` apart, 112 numbers. The prior is the mixture of a narrow normal around each of 1024
-demonstrated paths. Where a path goes is said by the cylinder coordinates of the gripper that points down: bearing b about the base, radius r
-and height h. From a place on the right (b < 0) it goes through two gates to a place on the left; at each gate it is either
+demonstrated paths. Where a path goes is said by the cylinder coordinates of the gripper that points down: bearing b about the base,
+radius r and height h. From a place on the right (b < 0) it goes through two gates to a place on the left; at each gate it is either
 
-    straight   as high and as far out as at the ends        over   0.28 m higher
+    straight   as high and as far out as at the ends        over      0.28 m higher
     inside     0.13 m nearer to the base                    outside   0.11 m further out
 
 so there are 16 routes, 64 paths each. Joints are those of the closed form for an arm that is bent in one vertical plane (`posture`), to
 which the elbow swings aside a little on the way.
 
-At test time obstacles stand and hang in the way, and the velocity is limited, of which the demonstrations know nothing. An instance is a number.
-Those of a feasible share of the prior near the dial are found by screening (`experiments.arm_path_screen`), the judge is `path_judge`.
+At test time obstacles stand and hang in the way, and the velocity is limited, of which the demonstrations know nothing. An instance is
+a number. Those of a feasible share of the prior near the dial are found by screening (`experiments.arm_path_screen`); the judge is
+`path_judge`.
 
-Constraints hold at the knots. For what happens between them, obstacles are grown by `GAP`; the judge, who looks between them, does not grow any.
+Collisions with the scene are looked at at the knots and halfway between them (`between_knots`). For what happens elsewhere, the constraint
+sees the table and the obstacles grown by `GAP`; the judge, who looks at four postures per step, does not grow any.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from diffopt.constraints import ConstraintSet, SceneCollision, velocity_limits
+from diffopt.evaluation.between_knots import BetweenKnots
 from diffopt.evaluation.path_judge import PathJudge
 from diffopt.geometry import Pose, Shapes
 from diffopt.paths import JointPath, JointPathSpec
@@ -43,13 +45,19 @@ H, DT = 16, 0.2  # knots; time between them [s]
 OPEN = 0.04  # position of a finger [m]
 SPREAD = 0.01  # standard deviation of a joint around a demonstration [rad]
 UNIT = 0.3  # of the normalised coordinates [rad]
-ENDS = (0.62, 0.5, 0.25)  # bearing [rad], radius and height [m] at the ends
+ENDS = (0.5, 0.5, 0.25)  # bearing [rad], radius and height [m] at the ends
 GATES = {"straight": (0.0, 0.0), "over": (0.0, 0.28), "inside": (-0.13, 0.02), "outside": (0.11, 0.0)}
 NEW = 6  # obstacles at test time, at most
-GAP = 0.015  # by which the constraint grows them [m]
-SLOW = (0.36, 0.6)  # velocity limits, as shares of the robot's own: two fifths of the draws keep to the least, all to the highest
+GAP = 0.01  # by which the constraint grows them [m]
+SLOW = (
+    0.36,
+    0.6,
+)  # velocity limits, as shares of the robot's own: two fifths of the draws keep to the least, all to the highest
 HIDDEN = Part(kind="sphere", size=(0.001,), position=(0.0, 0.0, -0.25))
-UPPER, FORE = (0.316, 0.0825), (0.384, 0.0825)  # from shoulder to elbow and on to the wrist: along the arm, and aside [m]
+UPPER, FORE = (
+    (0.316, 0.0825),
+    (0.384, 0.0825),
+)  # from shoulder to elbow and on to the wrist: along the arm, and aside [m]
 SHOULDER, OUT, DOWN = 0.333, 0.088, 0.107  # height of the shoulder; from the wrist to the gripper's origin [m]
 
 
@@ -83,7 +91,7 @@ def demonstrations(each: int = 64, seed: int = 0) -> Float[np.ndarray, "N H 7"]:
     b, r, h = ENDS
     for route in routes():
         bent = np.array([(0.0, 0.0), *(GATES[name] for name in route), (0.0, 0.0)])
-        way = np.column_stack([[-b, -b / 3, b / 3, b], [r, h] + bent])
+        way = np.column_stack([[-b, -b / 3, b / 3, b], np.array([r, h]) + bent])
         for _ in range(each):
             moved = way + [0.05, 0.015, 0.015] * rng.normal(size=way.shape)
             fine = PchipInterpolator(np.linspace(0, 1, 4), moved)(np.linspace(0, 1, 20 * H))
@@ -158,10 +166,11 @@ class ArmPathProblem:
 
     @property
     def constraints(self) -> ConstraintSet:
-        """Of one configuration, obstacles grown by `GAP`; and the velocity limits."""
+        """Reach, joint limits, self-collision; the scene, obstacles grown by `GAP`; velocity limits."""
         shapes: Shapes = self.scene.shapes
         grown = replace(shapes, radius=shapes.radius + GAP)
-        return self.robot.constraints | SceneCollision(shapes=grown) | velocity_limits(self.robot, limit=self.velocity)
+        clear = BetweenKnots(base=SceneCollision(shapes=grown, robot=self.robot))
+        return self.robot.constraints | clear | velocity_limits(self.robot, limit=self.velocity)
 
     @cached_property
     def judge(self) -> PathJudge:

@@ -1,8 +1,8 @@
 """The independent judge of an arm's motions: is a path of joints executable among fixed obstacles? Decided by C MuJoCo and NumPy alone.
 
-Nothing of the samplers' code takes part. The arm moves from knot to knot in straight lines of its joints, and is looked at at the knots and
-`BETWEEN` - 1 times between two of them: kinematics are `mj_kinematics`, collisions `mj_collision` on the exact geoms. Joint limits are those of
-the compiled model; velocities are differences of knots in double precision, exact for such a motion.
+Nothing of the samplers' code takes part. The arm moves from knot to knot in straight lines of its joints, and is looked at at the knots
+and `BETWEEN` - 1 times between two of them: kinematics are `mj_kinematics`, collisions `mj_collision` on the exact geoms. Joint limits
+are those of the compiled model; velocities are differences of knots in double precision, exact for such a motion.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class PathJudge:
                 one, two = model.jnt_qposadr[[model.eq_obj1id[i], model.eq_obj2id[i]]]
                 data.qpos[one] = np.polyval(model.eq_data[i, 4::-1], data.qpos[two] - model.qpos0[two])
                 data.qpos[one] += model.qpos0[one]
-        lower, upper = np.where(model.jnt_limited[joints].astype(bool), model.jnt_range[joints].T, [[-np.inf], [np.inf]])
+        lower, upper = np.where(
+            model.jnt_limited[joints].astype(bool), model.jnt_range[joints].T, [[-np.inf], [np.inf]]
+        )
         return PathJudge(
             model=model,
             data=data,
