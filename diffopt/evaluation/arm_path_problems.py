@@ -43,8 +43,8 @@ from diffopt.schedules import Cosine, Schedule
 ROBOT = "panda-gripper"
 H, DT = 16, 0.2  # knots; time between them [s]
 OPEN = 0.04  # position of a finger [m]
-SPREAD = 0.01  # standard deviation of a joint around a demonstration [rad]
-UNIT = 0.3  # of the normalised coordinates [rad]
+BANDWIDTH = 0.12  # of the kernels, in standard deviations of a joint at a knot over all demonstrations
+LEAST = 0.08  # such a standard deviation, at least [rad]
 ENDS = (0.5, 0.5, 0.25)  # bearing [rad], radius and height [m] at the ends
 GATES = {"straight": (0.0, 0.0), "over": (0.0, 0.28), "inside": (-0.13, 0.02), "outside": (0.11, 0.0)}
 NEW = 6  # obstacles at test time, at most
@@ -139,14 +139,12 @@ class ArmPathSpec:
 
 
 def arm_path_prior(robot: Embodiment, *, each: int = 64, schedule: Schedule | None = None) -> Policy:
-    """The policy, in coordinates of `UNIT` around the mean of all demonstrations."""
+    """The policy. Its kernels are about as wide as the noise of the last of 16 levels: narrower ones such a process does not draw."""
     paths = demonstrations(each).reshape(len(routes()) * each, -1)
-    normalizer = Normalizer(
-        mean=jnp.asarray(paths.mean(axis=0), jnp.float32), scale=jnp.full(paths.shape[1], UNIT, jnp.float32)
-    )
+    normalizer = Normalizer.fit(paths, smallest=LEAST)
     means = np.asarray(normalizer.normalize(jnp.asarray(paths, jnp.float32)))
     spec = ArmPathSpec(arm_names=robot.arm)
-    made = gaussian_mixture(means, SPREAD / UNIT, schedule=schedule or Cosine(), spec=spec)
+    made = gaussian_mixture(means, BANDWIDTH, schedule=schedule or Cosine(), spec=spec)
     return replace(made, normalizer=normalizer, name="arm-paths")
 
 
