@@ -227,7 +227,7 @@ class ArmPathBench:
     def exact(self, dial: str, number: int, count: int) -> np.ndarray:
         problem, kept, seed = self.problem(number), [], 1000
         while sum(map(len, kept)) < count:
-            x = self.draws(seed, 4096)
+            x = self.draws(seed, 1024)
             kept.append(x[problem.feasible(self.motions(x))])
             seed += 1
         return np.concatenate(kept)[:count]

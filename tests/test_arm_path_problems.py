@@ -51,14 +51,12 @@ def test_demonstrations_and_draws_are_clear_of_the_table_and_within_limits(place
 
 
 def test_the_judge_sees_what_is_between_the_knots_limits_and_nan(place):
-    path = place.demonstrated[0].copy()
-    knots = jax.vmap(place.robot.tool_pose)(jnp.asarray(path, jnp.float32)).position
-    midway = np.asarray(place.robot.tool_pose(jnp.asarray((path[7] + path[8]) / 2, jnp.float32)).position)
-    gap = float(np.linalg.norm(knots[8] - knots[7]))
-    pin = Part(
-        kind="sphere", size=(0.004,), position=tuple(midway + np.array([0.0, 0.0, 0.03]))
-    )  # within the hand halfway
-    assert gap > 0.02 and not bare(place.robot, pin)(path)
+    aside = np.where(np.arange(H) < H // 2, -0.21, 0.21)
+    across = posture(aside, np.full(H, 0.6), np.full(H, 0.3))
+    post = Part(kind="cylinder", size=(0.01, 0.3), position=(0.6, 0.0, 0.3))
+    assert bare(place.robot, HIDDEN)(across) and not bare(place.robot, post)(across)
+    assert all(bare(place.robot, post).clear(knot) for knot in across)
+    path = place.demonstrated[0]
     assert bare(place.robot, HIDDEN)(path)
     assert not bare(place.robot, velocity=0.1)(path)
     bent = path.copy()
@@ -121,7 +119,7 @@ def test_what_the_constraints_allow_the_judge_accepts_and_hardly_the_other_way(p
     for number in place.instances("50", 2):
         allowed = np.asarray(satisfied(place.constraints("50", number)))
         good = place.problem(number).feasible(place.motions(x))
-        assert not np.any(allowed & ~good) and 0.5 * good.mean() <= allowed.mean()
+        assert not np.any(allowed & ~good) and 0.3 * good.mean() <= allowed.mean()
 
 
 @pytest.mark.slow

@@ -71,8 +71,10 @@ def posture(
     """
     x, z = radius - OUT, height + DOWN - SHOULDER
     U, F, D = np.hypot(*UPPER), np.hypot(*FORE), np.hypot(x, z)
-    elbow = np.arccos((U**2 + F**2 - D**2) / (2 * U * F)) - 2 * np.pi + np.arctan2(*UPPER) + np.arctan2(*FORE)
-    lean = np.arccos((U**2 + D**2 - F**2) / (2 * U * D)) + np.arctan2(*UPPER[::-1])
+    with np.errstate(invalid="ignore"):
+        bend = np.arccos((U**2 + F**2 - D**2) / (2 * U * F))
+        lean = np.arccos((U**2 + D**2 - F**2) / (2 * U * D)) + np.arctan2(*UPPER[::-1])
+    elbow = bend - 2 * np.pi + np.arctan2(*UPPER) + np.arctan2(*FORE)
     shoulder = np.arctan2(x, z) - lean
     still = np.zeros_like(elbow)
     return np.stack([bearing + still, shoulder, still, elbow, still, shoulder - elbow, still - np.pi / 4], axis=-1)
