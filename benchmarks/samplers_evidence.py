@@ -1,7 +1,7 @@
 """Writes the tables and plots of docs/samplers.md: `python -m benchmarks.samplers_evidence [--check]`.
 
 It reads what `python -m experiments.compare` wrote, kept as `benchmarks/results/reach-{one,matched,distance}-cpu2.json` and
-`benchmarks/results/{avoiding,maze}-one-cpu2.json`; a file that is not there leaves its part out. Plots: success against time,
+`benchmarks/results/{arm_paths,avoiding,maze}-one-cpu2.json`; a file that is not there leaves its part out. Plots: success against time,
 success against distance to the posterior, success against feasible share.
 """
 
@@ -113,7 +113,7 @@ def section() -> str:
         text = "Distance to the exact posterior, as a multiple of that of as many exact draws (energy distance, one instance at a time):"
         parts.append(text + "\n\n" + distance_table(far))
         parts += pictures("distance")
-    for problem in ("avoiding", "maze"):
+    for problem in ("arm_paths", "avoiding", "maze"):
         if paths := results("one", problem):
             parts.append(f"The problem `{problem}`, one call for one plan:\n\n" + success_table(paths))
     return "\n".join(parts)

@@ -3,6 +3,7 @@
 reach       wrist poses that an arm has to reach (`diffopt.evaluation.reach_problems`); instances from configs/compare/instances.json
 avoiding    paths of a point across rows of discs, with more discs and a speed limit at test time (`path_problems`)
 maze        the same in a maze
+arm_paths   motions of an arm's joints among obstacles (`arm_path_problems`); instances from configs/compare/instances-arm_paths.json
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 import diffopt
 from diffopt.constraints import ConstraintSet
+from diffopt.evaluation.arm_path_problems import ArmPathProblem, H, arm_path_prior, arm_path_problem, demonstrations
 from diffopt.evaluation.path_problems import FIELDS, PathProblem, path_prior, path_problem
 from diffopt.evaluation.reach_problems import SHARES, Oracle, ReachProblem, reach_problem
 from diffopt.evaluation.wrists import UNITS, Support, wrist_prior
@@ -27,10 +29,11 @@ from diffopt.policies import Policy
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "compare"
 INSTANCES = FOLDER / "instances.json"
+ARM_PATHS = FOLDER / "instances-arm_paths.json"
 ROBOT = "panda-gripper"
-PROBLEMS = ("reach", *FIELDS)
+PROBLEMS = ("reach", *FIELDS, "arm_paths")
 REPORTED = 576  # reach problems of smaller numbers served for choosing and tuning
-APART = 100_000  # from here on path problems serve for tuning
+APART = 100_000  # from here on problems of paths serve for tuning
 
 
 class Bench(Protocol):
@@ -70,6 +73,9 @@ def bench(problem: str, hold: float) -> Bench:
         return ReachBench(policy=wrist_prior(hold=hold))
     if problem in FIELDS:
         return PathBench(policy=path_prior(problem), name=problem)
+    if problem == "arm_paths":
+        robot = diffopt.embodiments.load(ROBOT)
+        return ArmPathBench(policy=arm_path_prior(robot), robot=robot)
     raise ValueError(f"problem={problem!r}; there are: {', '.join(PROBLEMS)}")
 
 
@@ -168,6 +174,61 @@ class PathBench:
         while sum(map(len, kept)) < count:
             x = self._draws(seed, 16384)
             kept.append(x[problem.judge(x)])
+            seed += 1
+        return np.concatenate(kept)[:count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmPathBench:
+    """Motions of an arm over a table; see `Bench`."""
+
+    policy: Policy
+    robot: diffopt.Embodiment
+    made: dict[int, ArmPathProblem] = field(default_factory=dict)
+    needs = ("joints",)
+
+    @cached_property
+    def support(self) -> Support:
+        return Support.of(self.policy, 2048)
+
+    @cached_property
+    def demonstrated(self) -> np.ndarray:
+        return demonstrations()
+
+    def draws(self, seed: int, count: int) -> np.ndarray:
+        """Exact draws of the prior, normalised vectors."""
+        return np.asarray(self.policy.denoiser.sample(jax.random.key(seed), count))  # type: ignore[attr-defined]
+
+    def motions(self, x: np.ndarray) -> np.ndarray:
+        """The joints (N, H, 7) of normalised vectors."""
+        return np.asarray(self.policy.normalizer.denormalize(x)).reshape(len(x), H, -1)
+
+    def instances(self, dial: str, count: int, *, validation: bool = False) -> list[int]:
+        body = json.loads(ARM_PATHS.read_text(encoding="utf-8"))
+        part = [row[0] for row in body["instances"][dial] if (row[0] >= APART) == validation]
+        if count > len(part):
+            raise ValueError(f"{count} instances of dial {dial} % asked for; there are {len(part)}")
+        return part[:count]
+
+    def problem(self, number: int) -> ArmPathProblem:
+        if number not in self.made:
+            self.made[number] = arm_path_problem(self.robot, self.demonstrated, number)
+        return self.made[number]
+
+    def constraints(self, dial: str, number: int) -> ConstraintSet:
+        return self.problem(number).constraints
+
+    def frame(self, dial: str, number: int) -> Pose:
+        return Pose.identity()
+
+    def judged(self, dial: str, number: int, plan: Any, aux: dict[str, np.ndarray]) -> bool:
+        return self.problem(number).judge(np.asarray(plan.arm))
+
+    def exact(self, dial: str, number: int, count: int) -> np.ndarray:
+        problem, kept, seed = self.problem(number), [], 1000
+        while sum(map(len, kept)) < count:
+            x = self.draws(seed, 1024)
+            kept.append(x[problem.feasible(self.motions(x))])
             seed += 1
         return np.concatenate(kept)[:count]
 

@@ -26,10 +26,9 @@ from diffopt.evaluation.reach_problems import SHARES
 from diffopt.evaluation.report import open_results, provenance, table
 from diffopt.evaluation.statistics import mcnemar, paired_bootstrap, wilson
 from diffopt.samplers import Sampler
-from experiments import comparing
+from experiments import arm_path_screen, comparing, reach_screen
 from experiments.benches import PROBLEMS, Bench, bench
 from experiments.comparing import Trial
-from experiments.reach_screen import screen
 from experiments.settings import settings
 
 COLUMNS = {
@@ -328,7 +327,12 @@ def main(cfg: DictConfig) -> None:
         elif config["do"] == "time":
             time_methods(config, console)
         elif config["do"] == "screen":
-            screen(config["instances"], console)
+            screens = {"reach": reach_screen.screen, "arm_paths": arm_path_screen.screen}
+            if config["problem"] not in screens:
+                raise ValueError(
+                    f"the instances of {config['problem']!r} are not screened; of these are: {', '.join(screens)}"
+                )
+            screens[config["problem"]](config["instances"], console)
         else:
             (distances if config["distance"] else compare)(config, output, console)
     except (FileExistsError, KeyError, TypeError, ValueError) as error:
