@@ -79,15 +79,11 @@ def pull(process: ReverseProcess, x: Float[Array, "n"]) -> Float[Array, ""]:
 
 
 def limits(policy: Policy, levels: int, eta: float | Array) -> Float[Array, "2"]:
-    """What pull is usual for plain plans of a bound policy, at a first and at a further attempt.
-
-    They are drawn with half as many levels, for the sake of time.
-    """
+    """What pull is usual for plain plans of a bound policy, at a first and at a further attempt."""
     process = ReverseProcess.of(policy, count=levels, eta=eta)
-    coarse = ReverseProcess.of(policy, count=max(1, levels // 2), eta=eta)
 
     def one(key: Array) -> Float[Array, ""]:
-        return pull(process, policy.encode(policy.decode(unconstrained(coarse, key)[0])))
+        return pull(process, policy.encode(policy.decode(unconstrained(process, key)[0])))
 
     return jnp.quantile(jax.vmap(one)(jax.random.split(jax.random.key(0), PLAIN)), jnp.array(USUAL))
 
