@@ -52,11 +52,8 @@ DISTANCE_COLUMNS = {
 }
 DISTANCE_COLUMNS |= {"ratio": "ratio"}
 MOST = 4096  # draws of one plan where the clock decides
-EXACT, NEAR, PARTS = (
-    512,
-    4,
-    4,
-)  # exact draws of a posterior; instances per dial that they are drawn for; over how many distances it is averaged
+EXACT = 512  # exact draws of a posterior
+NEAR, PARTS = 4, 4  # instances per dial that they are drawn for; over how many distances a row is averaged
 TUNING: dict[str, Any] = {"dials": ["1", "10"], "instances": 8, "keys": 8, "seed": 7}
 GROWING = ("method", "dial", "methods", "do")  # settings under which a folder of results may grow
 
