@@ -81,10 +81,10 @@ ROBOTS = {
     "random 0": lambda: random_arm(0),
     "random 1": lambda: random_arm(1),
 }
-QUICK = ("panda-gripper",)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in ROBOTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROBOTS)
 def test_distances_are_mujocos(name):
     """Of every body to obstacles and to the rest of the robot, as MuJoCo has them between the geoms; and their derivatives."""
     robot = ROBOTS[name]()
@@ -144,6 +144,7 @@ def random_postures(robot, n):
     return low + (high - low) * jax.random.uniform(jax.random.key(1), (n, len(robot.arm)))
 
 
+@pytest.mark.slow
 def test_other_rows_are_the_same_distances():
     """The least over the geoms of a body is that of the body; pairs likewise; where the hand may touch, only the arm counts."""
     robot = diffopt.embodiments.load("panda-gripper", bodies="primitives")
