@@ -11,6 +11,9 @@ own plain plans in the same context: the limit is a quantile of the pulls of `PL
 first attempt failed, plans of the policy's that are feasible are rare, and more of what passes for one is not: the limit of further
 attempts is a lower quantile.
 
+A sampler may have several settings take turns (`Turns`): at first, say, plain draws, of which only those are accepted that hardly had to
+be corrected in the end, and which are therefore exact.
+
 Plans that are not accepted are drawn again with keys of their own, until they are, or `most` draws were made, or `HOPELESS` and not one of
 them was feasible. Of these the best is returned:
 an accepted one, the first; else the feasible one of least pull; else the one that violates least. So the answer for a key does not
@@ -20,9 +23,10 @@ for which one program is compiled, and where few plans are left, a block holds s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +36,7 @@ from jaxtyping import Array, Bool, Float, Int
 from diffopt.constraints import ConstraintSet
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
-from diffopt.samplers import Sampler
-from diffopt.samplers.base import unconstrained
+from diffopt.samplers.base import Sampler, unconstrained
 from diffopt.samplers.linearization import scale
 from diffopt.solution import Solution
 
@@ -49,9 +52,55 @@ FEASIBLE, INFEASIBLE = 1.0, 1e6  # where the merits of these begin; that of what
 class Persistent(Protocol):
     """A sampler that has plans drawn again by itself."""
 
-    def persistent(self, policy: Policy) -> tuple[int, Sampler, Sampler]:
-        """How often in all, by what where a plan is drawn once, and by what where it may be drawn again."""
+    def usual_attempts(self) -> int:
+        """How often a plan is drawn at most."""
         ...
+
+    def persistent(self, policy: Policy, most: int) -> Turns:
+        """What draws a plan that is drawn up to `most` times."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """Settings of one sampler that take turns, and differ in numbers only, so that one program runs them all.
+
+    Attributes:
+      samplers: the settings.
+      lengths: how many attempts in a row each makes; after the last one it is the turn of the one after the `opening` again.
+      moves: largest terminal correction of a draw of each that is accepted (`Stats.terminal_move`).
+      opening: so many of them take no further turn.
+    """
+
+    samplers: tuple[Sampler, ...]
+    lengths: tuple[int, ...] = field(default=(1,), metadata=dict(static=True))
+    moves: tuple[float, ...] = field(default=(math.inf,), metadata=dict(static=True))
+    opening: int = field(default=0, metadata=dict(static=True))
+
+    @staticmethod
+    def of(sampler: Sampler, policy: Policy, most: int) -> Turns:
+        """Those of a sampler that is asked for up to `most` draws a plan."""
+        if isinstance(sampler, Persistent):
+            return sampler.persistent(policy, most)
+        return Turns(samplers=(sampler,))
+
+    def which(self, number: Any) -> Any:
+        """The index of the setting that makes an attempt (the first is number 0)."""
+        xp = jnp if isinstance(number, jax.Array) else np
+        before, all_ = sum(self.lengths[: self.opening]), sum(self.lengths)
+        number = xp.where(number < before, number, before + (number - before) % max(all_ - before, 1))
+        return xp.searchsorted(xp.asarray(np.cumsum(self.lengths)), number, side="right")
+
+    def at(self, which: Any) -> Sampler:
+        """The setting at an index."""
+        if not isinstance(which, jax.core.Tracer):
+            return self.samplers[int(which)]
+        return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves])[which], *self.samplers)
+
+    def move(self, which: Any) -> Any:
+        """The largest terminal correction that is accepted of it."""
+        return (jnp if isinstance(which, jax.Array) else np).asarray(np.asarray(self.moves, np.float32))[which]
 
 
 @jax.tree_util.register_dataclass
@@ -88,13 +137,14 @@ def limits(policy: Policy, levels: int, eta: float | Array) -> Float[Array, "2"]
     return jnp.quantile(jax.vmap(one)(jax.random.split(jax.random.key(0), PLAIN)), jnp.array(USUAL))
 
 
-def judged(policy: Policy, constraints: ConstraintSet, solution: Solution, bound, levels: int, eta) -> Attempt:
-    """Draws with their merit, given the limit; the network's evaluation for the pull is counted."""
+def judged(policy: Policy, constraints: ConstraintSet, solution: Solution, bound, move, levels: int, eta) -> Attempt:
+    """Draws with their merit, given the limits of the pull and of the terminal correction; the evaluation for the pull is counted."""
     process = ReverseProcess.of(policy, count=levels, eta=eta)
     far = jax.vmap(lambda plan: pull(process, policy.encode(plan)))(solution.plans)
     excess = sum(_scaled(constraints, name, value) for name, value in solution.violation.items())
     lesser = jnp.where(solution.feasible, FEASIBLE + far, INFEASIBLE * (1 + jnp.minimum(excess, 1e6)))
-    merit = jnp.where(solution.feasible & (far <= bound), 0.0, lesser)
+    accepted = solution.feasible & (far <= bound) & (solution.stats.terminal_move <= move)
+    merit = jnp.where(accepted, 0.0, lesser)
     merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
     counted = replace(solution.stats, evaluations=solution.stats.evaluations + 1)
     return Attempt(solution=replace(solution, stats=counted), merit=merit)
@@ -125,8 +175,9 @@ def better(best: Attempt, new: Attempt) -> Attempt:
 
 def persist(
     first: Attempt,
-    draw: Callable[[Int[np.ndarray, "B"], Int[np.ndarray, "B"]], Attempt],
+    draw: Callable[[Int[np.ndarray, "B"], Int[np.ndarray, "B"], int], Attempt],
     most: int,
+    turns: Turns,
     *,
     block: int = BLOCK,
     total: float = np.inf,
@@ -135,7 +186,8 @@ def persist(
     """The first attempt, improved by further ones where it was not accepted; on the host.
 
     Args:
-      draw: attempts for a block of plans, given which plans, and the number of the attempt of each (the first was 0).
+      draw: attempts for a block of plans, given which plans, the number of the attempt of each (the first was 0), and which setting.
+      turns: of the settings.
       most: draws per plan in all.
       total: draws over all plans after which no further one begins.
       hopeless: draws without a feasible one after which a plan is given up.
@@ -155,15 +207,24 @@ def persist(
         there = numbers < cap[plans]
         plans, numbers = plans[there], numbers[there]
         made[open_] = np.minimum(made[open_] + each, cap[open_])
-        for start in range(0, len(plans), block):
+        for part, number, which in _blocks(plans, numbers, turns, block):
             if spent >= total:
                 break
-            part, number = plans[start : start + block], numbers[start : start + block]
             fill = block - len(part)
-            new = jax.tree.map(np.asarray, draw(np.pad(part, (0, fill), "edge"), np.pad(number, (0, fill), "edge")))
-            _take(best, new, part)
+            new = draw(np.pad(part, (0, fill), "edge"), np.pad(number, (0, fill), "edge"), which)
+            _take(best, jax.tree.map(np.asarray, new), part)
             spent += len(part)
     return best
+
+
+def _blocks(plans, numbers, turns: Turns, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Attempts in blocks of one setting each, in the order of the attempts of a plan."""
+    settings = turns.which(numbers)
+    for which in dict.fromkeys(settings.tolist()):
+        (mine,) = np.nonzero(settings == which)
+        for start in range(0, len(mine), size):
+            chosen = mine[start : start + size]
+            yield plans[chosen], numbers[chosen], which
 
 
 def _take(best: Attempt, new: Attempt, plans: Int[np.ndarray, "m"]) -> None:

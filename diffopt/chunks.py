@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from diffopt.compiling import jit
 from diffopt.constraints import AtEveryKnot, ConstraintSet, acceleration_limits, fit, velocity_limits
 from diffopt.constraints.later import later
 from diffopt.constraints.overlap import Overlap
@@ -127,7 +128,7 @@ class Setting:
         return later(out | self.given, self.first)
 
 
-@partial(jax.jit, static_argnames=("levels", "n"))
+@partial(jit, static_argnames=("levels", "n"))
 def draw(policy, observation, setting: Setting, marks, sampler, eta, levels, n) -> Solution:
     """`n` chunks for an observation; `marks` are whole numbers that say which noise."""
     key = jax.random.key(marks[0])
@@ -137,7 +138,7 @@ def draw(policy, observation, setting: Setting, marks, sampler, eta, levels, n) 
     return sample(policy.given(observation), constraints, n=n, key=key, sampler=sampler, levels=levels, eta=eta)
 
 
-@jax.jit
+@jit
 def holds(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"]):
     """Whether a motion of the joints satisfies the constraints."""
     dt = spec_of_paths(policy).dt
@@ -145,7 +146,7 @@ def holds(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: F
     return fit(setting.constraints, policy.spec).report(plan, {"joints": joints}, None).satisfied
 
 
-@partial(jax.jit, static_argnames="between")
+@partial(jit, static_argnames="between")
 def clear(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"], between: int):
     """Whether the inequalities of one configuration hold where the joints will be, `between` times per step, with `GUARD` to spare.
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffopt.attempts import BLOCK, Attempt, Persistent, better, judged, limits, persist
+from diffopt.attempts import BLOCK, Attempt, Persistent, Turns, better, judged, limits, persist
+from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet, fit
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
@@ -80,54 +81,55 @@ def sample(
     keys = jax.random.split(key, n)
     given = (policy, constraints, keys, sampler, eta, warm)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
-    asked, once, patient = sampler.persistent(policy) if isinstance(sampler, Persistent) else (1, sampler, sampler)
     if attempts is None:
+        asked = sampler.usual_attempts() if isinstance(sampler, Persistent) else 1
         attempts = 1 if traced or not constraints or n > BLOCK else asked
     if attempts < 1:
         raise ValueError(f"attempts={attempts}: every plan is drawn at least once")
+    turns = Turns.of(sampler, policy, attempts)
+    first = _sample(policy, constraints, keys, turns.at(turns.which(0)), eta, warm, levels)
     if attempts == 1:
-        return _sample(policy, constraints, keys, once, eta, warm, levels)
-    first = _sample(policy, constraints, keys, patient, eta, warm, levels)
+        return first
     usual, strict = _limits(policy, eta, levels)
-    begun = _judged(policy, constraints, first, usual, eta, levels)
+    begun = _judged(policy, constraints, first, usual, turns.move(turns.which(0)), eta, levels)
 
-    def draw(plans, numbers) -> Attempt:
+    def draw(plans, numbers, which) -> Attempt:
         """Some of the plans once more, each with the key of its attempt; for as many as the first time, by the same program."""
         again, start = jax.tree.map(lambda leaf: leaf[plans], (keys, warm))
         fresh = jax.vmap(jax.random.fold_in)(again, numbers)
-        solution = _sample(policy, constraints, fresh, patient, eta, start, levels)
-        return _judged(policy, constraints, solution, strict, eta, levels)
+        solution = _sample(policy, constraints, fresh, turns.at(which), eta, start, levels)
+        return _judged(policy, constraints, solution, strict, turns.move(which), eta, levels)
 
     if traced:
-        return _scanned(begun, draw, attempts)
-    return jax.tree.map(jnp.asarray, persist(begun, draw, attempts, block=min(BLOCK, n)).solution)
+        return _scanned(begun, draw, attempts, turns)
+    return jax.tree.map(jnp.asarray, persist(begun, draw, attempts, turns, block=min(BLOCK, n)).solution)
 
 
-@partial(jax.jit, static_argnames="levels")
+@partial(jit, static_argnames="levels")
 def _limits(policy, eta, levels):
     return tuple(limits(policy, levels, eta))
 
 
-@partial(jax.jit, static_argnames="levels")
-def _judged(policy, constraints, solution, bound, eta, levels) -> Attempt:
-    return judged(policy, constraints, solution, bound, levels, eta)
+@partial(jit, static_argnames="levels")
+def _judged(policy, constraints, solution, bound, move, eta, levels) -> Attempt:
+    return judged(policy, constraints, solution, bound, move, levels, eta)
 
 
-def _scanned(begun: Attempt, draw: Callable[[Array, Array], Attempt], attempts: int) -> Solution:
+def _scanned(begun: Attempt, draw: Callable[[Array, Array, Array], Attempt], attempts: int, turns: Turns) -> Solution:
     """Further attempts inside a transformation: for all plans, unless none needs one."""
 
     def body(best: Attempt, number) -> tuple[Attempt, None]:
         plans = jnp.arange(len(best.merit))
 
         def once_more() -> Attempt:
-            return better(best, draw(plans, jnp.full(plans.shape, number)))
+            return better(best, draw(plans, jnp.full(plans.shape, number), turns.which(number)))
 
         return jax.lax.cond(jnp.all(best.accepted), lambda: best, once_more), None
 
     return jax.lax.scan(body, begun, jnp.arange(1, attempts))[0].solution
 
 
-@partial(jax.jit, static_argnames="levels")
+@partial(jit, static_argnames="levels")
 def _sample(policy, constraints, keys, sampler, eta, warm, levels) -> Solution:
     process = ReverseProcess.of(policy, count=levels, eta=eta)
 

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffopt
-from diffopt.attempts import HOPELESS, Attempt, Persistent, judged, limits, persist
+from diffopt.attempts import HOPELESS, Attempt, Persistent, Turns, judged, limits, persist
+from diffopt.compiling import jit
 from diffopt.policies.base import Context
 from diffopt.samplers import Sampler
 from experiments.benches import FOLDER, Bench, stack
@@ -73,14 +74,14 @@ def _limits(policy, levels):
     return limits(policy, levels, 1.0)
 
 
-@partial(jax.jit, static_argnames="levels")
-def _program(policy, frames, constraints, keys, bounds, sampler, levels) -> Attempt:
+@partial(jit, static_argnames="levels")
+def _program(policy, frames, constraints, keys, bounds, sampler, move, levels) -> Attempt:
     """One plan each, and its merit; leaves have one leading axis."""
 
     def one(frame, constraints, key, bound):
         placed = replace(policy, context=Context(frame=frame))
         result = diffopt.sample(placed, constraints, key=key, sampler=sampler, levels=levels, attempts=1)
-        return judged(placed, constraints, replace(result, warm=None), bound, levels, 1.0)
+        return judged(placed, constraints, replace(result, warm=None), bound, move, levels, 1.0)
 
     return jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(frames, constraints, keys, bounds))
 
@@ -138,12 +139,17 @@ def _keys(keys, numbers, attempts):
 
 
 def draw(
-    places: Places, sampler: Sampler, block: Sequence[Trial], size: int, numbers: Sequence[int] | None = None
+    places: Places,
+    sampler: Sampler,
+    block: Sequence[Trial],
+    size: int,
+    numbers: Sequence[int] | None = None,
+    move: float = np.inf,
 ) -> Attempt:
-    """One attempt for every trial of a block, which is padded to a size."""
+    """One attempt for every trial of a block, which is padded to a size; `move`: see `Turns.moves`."""
     fill = size - len(block)
     attempts = [*(numbers or [0] * len(block)), *[0] * fill]
-    return _program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, LEVELS)
+    return _program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, np.float32(move), LEVELS)
 
 
 def attempted(
@@ -151,24 +157,28 @@ def attempted(
 ) -> Attempt:
     """All trials, `chunk` at a time; what fails by its own account is drawn again as by `sample(attempts=most)`, `total` draws in all."""
     parts = []
-    if isinstance(sampler, Persistent) and most > 1:
-        sampler = sampler.persistent(places.bench.policy)[2]
+    turns = Turns.of(sampler, places.bench.policy, most)
+
+    def of_setting(which: int, block: Sequence[Trial], numbers: list[int] | None = None) -> Attempt:
+        return draw(places, turns.at(which), block, chunk, numbers, turns.move(which))
+
     for first in range(0, len(wanted), chunk):
         block = wanted[first : first + chunk]
-        part = draw(places, sampler, block, chunk)
+        part = of_setting(int(turns.which(0)), block)
         parts.append([np.asarray(leaf)[: len(block)] for leaf in jax.tree.leaves(part)])
     joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
     first_draws = jax.tree.unflatten(jax.tree.structure(part), joined)
 
-    def again(plans: np.ndarray, numbers: np.ndarray) -> Attempt:
-        return draw(places, sampler, [wanted[i] for i in plans], chunk, [int(a) for a in numbers])
+    def again(plans: np.ndarray, numbers: np.ndarray, which: int) -> Attempt:
+        return of_setting(which, [wanted[i] for i in plans], [int(a) for a in numbers])
 
-    return persist(first_draws, again, most, block=chunk, total=total, hopeless=most if total < np.inf else HOPELESS)
+    hopeless = most if total < np.inf else HOPELESS
+    return persist(first_draws, again, most, turns, block=chunk, total=total, hopeless=hopeless)
 
 
 def own_attempts(bench: Bench, sampler: Sampler) -> int:
     """As many as the sampler asks for."""
-    return sampler.persistent(bench.policy)[0] if isinstance(sampler, Persistent) else 1
+    return sampler.usual_attempts() if isinstance(sampler, Persistent) else 1
 
 
 def run(
@@ -209,7 +219,7 @@ def seconds(bench: Bench, sampler: Sampler, block: Sequence[Trial], repeats: int
 
     Here and below it is the process's time on its processors, which does not depend on what else the machine does.
     """
-    given = (*Places.of(bench, block).arguments(block), sampler, LEVELS)
+    given = (*Places.of(bench, block).arguments(block), sampler, np.float32(np.inf), LEVELS)
     jax.block_until_ready(_program(*given))
     spent = []
     for _ in range(repeats):

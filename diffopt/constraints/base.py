@@ -97,6 +97,13 @@ class HasMargin(Protocol):
 
 
 @runtime_checkable
+class Covered(Protocol):
+    """A constraint on exact collision bodies, which has a cheaper and stricter form: on the spheres that cover them."""
+
+    def covered(self) -> Constraint: ...
+
+
+@runtime_checkable
 class Labelled(Protocol):
     """A constraint that can say what the rows of its residual mean, for messages."""
 

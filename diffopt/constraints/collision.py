@@ -113,6 +113,13 @@ class SceneCollision:
         d, normal = distance_and_normal(obstacles, centers, which)
         return self.margin + radius - d - further, -along(screws(robot, frames), moved, centers, normal)
 
+    def covered(self) -> SceneCollision:
+        """For the spheres that cover exact bodies."""
+        if self.robot is None or self.robot.primitives is None:
+            return self
+        rows = "sphere" if self.rows == "geom" else self.rows
+        return replace(self, robot=replace(self.robot, primitives=None), rows=rows)
+
     def labels(self) -> tuple[str, ...]:
         robot, bodies, obstacles, _ = self._setting()
         names = [robot.kinematics.body_names[b] for b in bodies.body]

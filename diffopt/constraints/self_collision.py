@@ -15,7 +15,7 @@ A robot with exact bodies (`Embodiment.primitives`) has geoms instead of spheres
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import jax
@@ -96,6 +96,13 @@ class SelfCollision:
             jnp.asarray(moved_by(self.robot, outer.body))[keep] - jnp.asarray(moved_by(self.robot, inner.body))[which]
         )
         return residual, -along(screws(self.robot, frames), moved, a, normal)
+
+    def covered(self) -> SelfCollision:
+        """For the spheres that cover exact bodies."""
+        if self.robot.primitives is None:
+            return self
+        rows = "sphere" if self.rows == "geom" else self.rows
+        return replace(self, robot=replace(self.robot, primitives=None), rows=rows)
 
     def labels(self) -> tuple[str, ...]:
         if self.robot.primitives is not None:

@@ -14,6 +14,7 @@ from diffopt.constraints.base import (
     Auxiliary,
     Bounded,
     Constraint,
+    Covered,
     HasAuxiliary,
     HasMargin,
     Kind,
@@ -174,6 +175,10 @@ class ConstraintSet:
         """Names of the constraints that `realise` satisfies by construction."""
         return tuple(c.name for c in self if isinstance(c, Realisable))
 
+    def covered(self) -> ConstraintSet:
+        """The set with the spheres that cover exact collision bodies (`bodies="primitives"`) in their place: stricter, and far cheaper."""
+        return ConstraintSet(tuple(covered(c) for c in self))
+
     def of_kind(self, *kinds: Kind) -> tuple[Constraint, ...]:
         """The constraints of some kinds, in order."""
         return tuple(c for c in self if c.kind in kinds)
@@ -208,6 +213,14 @@ class ConstraintSet:
 def has_margin(constraint: Any) -> bool:
     """Whether a constraint, or what it is made of, keeps a margin."""
     return isinstance(constraint, HasMargin) or (isinstance(constraint, Wraps) and has_margin(constraint.base))
+
+
+def covered(constraint: Any) -> Any:
+    """The constraint with covers instead of exact collision bodies; itself if it looks at none."""
+    inner: Any = constraint
+    if isinstance(constraint, Covered):
+        return constraint.covered()
+    return replace(inner, base=covered(constraint.base)) if isinstance(constraint, Wraps) else constraint
 
 
 def tightened(constraint: Any, amount: float | Float[Array, ""]) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet, Reach
 from diffopt.constraints.base import NeedsRobot, OfRobot
 from diffopt.geometry import Pose
@@ -118,7 +119,7 @@ def ik(
     )
 
 
-_bank, _block = jax.jit(bank), jax.jit(search)
+_bank, _block = jit(bank), jit(search)
 
 
 def _padded(leaf: Any) -> Any:

@@ -85,7 +85,7 @@ class Correction:
 
         With joints to be found, `search` guesses are first brought near the reference by `steps` steps that look at nothing but the
         distance; of the nearest, twice as many as there are tracks, those that violate least become the tracks. `tracks`, of an
-        earlier reference, are guesses too.
+        earlier reference, are guesses too. Exact collision bodies are covered by spheres here, which is enough for a choice.
         """
         c = self.meaning(c)
         args = (c, jnp.ones(()))
@@ -101,8 +101,10 @@ class Correction:
         else:
             merits = jnp.zeros(number)
 
+        strict = replace(self, constraints=self.constraints.covered())._problem
+
         def violation(z: dict[str, Array]) -> Float[Array, ""]:
-            terms = self._problem.terms(z, args)
+            terms = strict.terms(z, args)
             return jnp.max(jnp.abs(terms.eq), initial=0.0) + jnp.max(terms.ineq, initial=0.0)
 
         if number > 2 * self.tracks:

@@ -32,8 +32,14 @@ correction (`move`), or, where levels are solved to the end and that says little
 Particles are drawn for all plans, attempts only for those that failed: outside of transformations `sample` has these drawn again, up to
 `attempts` times. A single draw has to be feasible at once, so that its noisiest levels are steered already, where it is decided what kind
 of plan it becomes: too often the kind to which the nearest feasible point of a blurred estimate belongs. Where failure is seen and drawn
-again, that is left to the prior, and levels are solved from `PATIENT` on only (`patient`): fewer draws are feasible, and those that are
-keep nearer to the policy's own distribution among the feasible plans.
+again, three settings take turns (`persistent`), from the one that is truest to the prior to the one that finds the rarest plans:
+
+    plain      the first `PLAIN_DRAWS`: no level is solved, and a draw counts only if the terminal correction hardly moves it. What is
+               taken is, but for that, an exact sample of the feasible prior, at the price of plain sampling
+    patient    noisy levels are left to the prior, and levels are solved from `PATIENT` on only
+    stubborn   levels are solved from `STUBBORN` on to the end, with the smallest margins
+
+Which setting makes an attempt depends on its number alone, so that the answer for a key does not depend on what else is drawn.
 """
 
 from __future__ import annotations
@@ -46,6 +52,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from diffopt.attempts import Turns
 from diffopt.constraints import ConstraintSet
 from diffopt.paths import is_path
 from diffopt.policies.base import Policy
@@ -60,8 +67,17 @@ from diffopt.solvers import RealTimeIteration, Solver
 Anchor = Literal["sampled", "zero"]
 Constrain = Literal["lookahead", "current", "next"]
 Merit = Literal["move", "stay"]
-PATIENT = (0.6, 0.1)  # the window where a plan may be drawn again,
-CLOSER, WIDER = 0.6, 3  # how much smaller the margins are, and among how many guesses joints are looked for
+PATIENT, STUBBORN = (0.6, 0.1), (0.8, 0.0)  # the windows where a plan may be drawn again,
+CLOSER, CLOSEST, WIDER = (
+    0.6,
+    0.3,
+    3,
+)  # how much smaller the margins are, and among how many guesses joints are looked for
+PLAIN_DRAWS, EXACT = (
+    4,
+    0.05,
+)  # how many draws are plain at first, and how far the terminal correction may move what is taken of them
+TURN = 16  # attempts until another setting has its turn
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
 
@@ -81,7 +97,7 @@ class OGD:
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
       particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
-      attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), each time as `patient`
+      attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), as `persistent`
         says; None for 256, and for once where no level is solved or the answer is to be differentiable (not `hard`).
       gain: exponent of b = alpha^gain. most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
@@ -122,17 +138,41 @@ class OGD:
                 f"window={self.window}: shares between 0 and 1, the larger first; every={self.every}: at least 0"
             )
 
-    def persistent(self, policy: Policy) -> tuple[int, OGD, OGD]:
-        """How often a plan is drawn, what draws one that is drawn once, and what draws it where it may be drawn again."""
-        solves = isinstance(self.every, jax.core.Tracer) or bool(self.every)
-        usual = 256 if self.hard and solves else 1
+    def usual_attempts(self) -> int:
+        """How often a plan is drawn at most."""
+        if self.attempts is not None:
+            return self.attempts
+        return 256 if self.hard and self._solves else 1
+
+    def persistent(self, policy: Policy, most: int) -> Turns:
+        """What draws a plan that is drawn up to `most` times."""
         once = replace(self, attempts=None, tighten=self._tighten(policy))
-        return usual if self.attempts is None else self.attempts, once, once.patient() if solves else once
+        if most == 1 or not self._solves:
+            return Turns(samplers=(once,))
+        patient, plain = once.patient(), min(PLAIN_DRAWS, most // 8)
+        settings = replace(patient, every=0), patient, once.stubborn()
+        turns = Turns(samplers=settings, lengths=(plain, TURN - plain, TURN), moves=(EXACT, np.inf, np.inf), opening=1)
+        return (
+            turns
+            if plain
+            else replace(turns, samplers=settings[1:], lengths=(TURN, TURN), moves=turns.moves[1:], opening=0)
+        )
+
+    @property
+    def _solves(self) -> bool:
+        return isinstance(self.every, jax.core.Tracer) or bool(self.every)
 
     def patient(self) -> OGD:
         """For a draw of several: every level from the middle on, with margins that fit between close obstacles, and more guesses."""
-        tighten = None if self.tighten is None else CLOSER * self.tighten
-        return replace(self, every=1, window=PATIENT, gain=1.0, tighten=tighten, search=max(self.search, WIDER))
+        return self._again(PATIENT, CLOSER)
+
+    def stubborn(self) -> OGD:
+        """For a draw of many: nearly every level to the end, with small margins."""
+        return self._again(STUBBORN, CLOSEST)
+
+    def _again(self, window: tuple[float, float], closer: float) -> OGD:
+        tighten = None if self.tighten is None else closer * self.tighten
+        return replace(self, every=1, window=window, gain=1.0, tighten=tighten, search=max(self.search, WIDER))
 
     def _tighten(self, policy: Policy) -> Any:
         usual = 0.02 if is_path(policy.spec.plan_type) else 0.1
