@@ -19,6 +19,7 @@ import mujoco
 import numpy as np
 
 import diffopt
+from diffopt.compiling import compiler_options
 from diffopt.evaluation.judge import Judge
 from diffopt.evaluation.statistics import wilson
 from diffopt.samplers import Sampler
@@ -96,7 +97,7 @@ def draw(
     )
     arguments = (policy.given(problems[0].scene.target).bound(), contexts, constraints, keys)
     start = time.perf_counter()
-    program = run.lower(*arguments).compile()
+    program = run.lower(*arguments).compile(compiler_options=compiler_options())
     compiled = time.perf_counter() - start
     jax.block_until_ready(program(*arguments))
     seconds = []

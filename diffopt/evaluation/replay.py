@@ -15,8 +15,9 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
+from diffopt.compiling import compiler_options
 from diffopt.geometry import Pose
-from diffopt.physics.mjx_scene import compiler_options, unsupported
+from diffopt.physics.mjx_scene import unsupported
 from diffopt.physics.mjx_step import step as stepped
 from diffopt.tasks.workcell import STEPS, Episode, Workcell
 
@@ -129,7 +130,7 @@ def _period(cell: Workcell) -> Callable[[Any, dict, np.ndarray], dict]:
         data = jax.lax.fori_loop(0, STEPS, one, template.replace(**state))
         return {name: getattr(data, name) for name in _STATE}
 
-    return jax.jit(period, compiler_options=compiler_options())
+    return jax.jit(period, compiler_options=compiler_options(least=False))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from diffopt.compiling import compiler_options
 from diffopt.physics.engine import (
     HELD,
     LOST,
@@ -31,7 +32,7 @@ from diffopt.physics.engine import (
     start_penetration,
 )
 from diffopt.physics.mjx_follow import follow_in_mjx
-from diffopt.physics.mjx_scene import compiler_options, structure_of
+from diffopt.physics.mjx_scene import structure_of
 from diffopt.physics.mjx_step import step
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _compiled(key: tuple, example: _Once) -> Callable:
         data = jax.lax.fori_loop(0, steps, lambda _, d: step(mine, d), data)
         return {k: getattr(data, k) for k in _STATE}
 
-    return jax.jit(jax.vmap(simulate, in_axes=(None, 0, 0, None)), compiler_options=compiler_options())
+    return jax.jit(jax.vmap(simulate, in_axes=(None, 0, 0, None)), compiler_options=compiler_options(least=False))
 
 
 def _stack(states: Sequence[State]) -> State:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffopt.compiling import compiler_options
 from diffopt.physics.course import Course, Record, Watch, at_start
-from diffopt.physics.mjx_scene import compiler_options, structure_of, translate
+from diffopt.physics.mjx_scene import structure_of, translate
 from diffopt.physics.mjx_step import step
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _compiled(key: tuple, lanes: int, example: _Example) -> Callable:
 
         return jax.lax.scan(check, state, targets)
 
-    return jax.jit(jax.vmap(piece), compiler_options=compiler_options())
+    return jax.jit(jax.vmap(piece), compiler_options=compiler_options(least=False))
 
 
 def _between(geoms: Any, a: np.ndarray, b: np.ndarray) -> Any:
