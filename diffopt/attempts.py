@@ -11,8 +11,7 @@ own plain plans in the same context: the limit is a quantile of the pulls of `PL
 first attempt failed, plans of the policy's that are feasible are rare, and more of what passes for one is not: the limit of further
 attempts is a lower quantile.
 
-A sampler may have several settings take turns (`Turns`): at first, say, plain draws, of which only those are accepted that hardly had to
-be corrected in the end, and which are therefore exact.
+A sampler may have several settings take turns (`Turns`).
 
 Plans that are not accepted are drawn again with keys of their own, until they are, or `most` draws were made, or `HOPELESS` and not one of
 them was feasible. Of these the best is returned:
@@ -23,7 +22,6 @@ for which one program is compiled, and where few plans are left, a block holds s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -68,15 +66,11 @@ class Turns:
 
     Attributes:
       samplers: the settings.
-      lengths: how many attempts in a row each makes; after the last one it is the turn of the one after the `opening` again.
-      moves: largest terminal correction of a draw of each that is accepted (`Stats.terminal_move`).
-      opening: so many of them take no further turn.
+      lengths: how many attempts in a row each makes; after the last one it is the turn of the first again.
     """
 
     samplers: tuple[Sampler, ...]
     lengths: tuple[int, ...] = field(default=(1,), metadata=dict(static=True))
-    moves: tuple[float, ...] = field(default=(math.inf,), metadata=dict(static=True))
-    opening: int = field(default=0, metadata=dict(static=True))
 
     @staticmethod
     def of(sampler: Sampler, policy: Policy, most: int) -> Turns:
@@ -88,19 +82,13 @@ class Turns:
     def which(self, number: Any) -> Any:
         """The index of the setting that makes an attempt (the first is number 0)."""
         xp = jnp if isinstance(number, jax.Array) else np
-        before, all_ = sum(self.lengths[: self.opening]), sum(self.lengths)
-        number = xp.where(number < before, number, before + (number - before) % max(all_ - before, 1))
-        return xp.searchsorted(xp.asarray(np.cumsum(self.lengths)), number, side="right")
+        return xp.searchsorted(xp.asarray(np.cumsum(self.lengths)), number % sum(self.lengths), side="right")
 
     def at(self, which: Any) -> Sampler:
         """The setting at an index."""
         if not isinstance(which, jax.core.Tracer):
             return self.samplers[int(which)]
         return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves])[which], *self.samplers)
-
-    def move(self, which: Any) -> Any:
-        """The largest terminal correction that is accepted of it."""
-        return (jnp if isinstance(which, jax.Array) else np).asarray(np.asarray(self.moves, np.float32))[which]
 
 
 @jax.tree_util.register_dataclass
@@ -137,14 +125,13 @@ def limits(policy: Policy, levels: int, eta: float | Array) -> Float[Array, "2"]
     return jnp.quantile(jax.vmap(one)(jax.random.split(jax.random.key(0), PLAIN)), jnp.array(USUAL))
 
 
-def judged(policy: Policy, constraints: ConstraintSet, solution: Solution, bound, move, levels: int, eta) -> Attempt:
-    """Draws with their merit, given the limits of the pull and of the terminal correction; the evaluation for the pull is counted."""
+def judged(policy: Policy, constraints: ConstraintSet, solution: Solution, bound, levels: int, eta) -> Attempt:
+    """Draws with their merit, given the limit; the network's evaluation for the pull is counted."""
     process = ReverseProcess.of(policy, count=levels, eta=eta)
     far = jax.vmap(lambda plan: pull(process, policy.encode(plan)))(solution.plans)
     excess = sum(_scaled(constraints, name, value) for name, value in solution.violation.items())
     lesser = jnp.where(solution.feasible, FEASIBLE + far, INFEASIBLE * (1 + jnp.minimum(excess, 1e6)))
-    accepted = solution.feasible & (far <= bound) & (solution.stats.terminal_move <= move)
-    merit = jnp.where(accepted, 0.0, lesser)
+    merit = jnp.where(solution.feasible & (far <= bound), 0.0, lesser)
     merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
     counted = replace(solution.stats, evaluations=solution.stats.evaluations + 1)
     return Attempt(solution=replace(solution, stats=counted), merit=merit)

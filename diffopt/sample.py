@@ -91,14 +91,14 @@ def sample(
     if attempts == 1:
         return first
     usual, strict = _limits(policy, eta, levels)
-    begun = _judged(policy, constraints, first, usual, turns.move(turns.which(0)), eta, levels)
+    begun = _judged(policy, constraints, first, usual, eta, levels)
 
     def draw(plans, numbers, which) -> Attempt:
         """Some of the plans once more, each with the key of its attempt; for as many as the first time, by the same program."""
         again, start = jax.tree.map(lambda leaf: leaf[plans], (keys, warm))
         fresh = jax.vmap(jax.random.fold_in)(again, numbers)
         solution = _sample(policy, constraints, fresh, turns.at(which), eta, start, levels)
-        return _judged(policy, constraints, solution, strict, turns.move(which), eta, levels)
+        return _judged(policy, constraints, solution, strict, eta, levels)
 
     if traced:
         return _scanned(begun, draw, attempts, turns)
@@ -111,8 +111,8 @@ def _limits(policy, eta, levels):
 
 
 @partial(jit, static_argnames="levels")
-def _judged(policy, constraints, solution, bound, move, eta, levels) -> Attempt:
-    return judged(policy, constraints, solution, bound, move, levels, eta)
+def _judged(policy, constraints, solution, bound, eta, levels) -> Attempt:
+    return judged(policy, constraints, solution, bound, levels, eta)
 
 
 def _scanned(begun: Attempt, draw: Callable[[Array, Array, Array], Attempt], attempts: int, turns: Turns) -> Solution:

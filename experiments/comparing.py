@@ -75,13 +75,13 @@ def _limits(policy, levels):
 
 
 @partial(jit, static_argnames="levels")
-def _program(policy, frames, constraints, keys, bounds, sampler, move, levels) -> Attempt:
+def _program(policy, frames, constraints, keys, bounds, sampler, levels) -> Attempt:
     """One plan each, and its merit; leaves have one leading axis."""
 
     def one(frame, constraints, key, bound):
         placed = replace(policy, context=Context(frame=frame))
         result = diffopt.sample(placed, constraints, key=key, sampler=sampler, levels=levels, attempts=1)
-        return judged(placed, constraints, replace(result, warm=None), bound, move, levels, 1.0)
+        return judged(placed, constraints, replace(result, warm=None), bound, levels, 1.0)
 
     return jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(frames, constraints, keys, bounds))
 
@@ -144,12 +144,11 @@ def draw(
     block: Sequence[Trial],
     size: int,
     numbers: Sequence[int] | None = None,
-    move: float = np.inf,
 ) -> Attempt:
-    """One attempt for every trial of a block, which is padded to a size; `move`: see `Turns.moves`."""
+    """One attempt for every trial of a block, which is padded to a size."""
     fill = size - len(block)
     attempts = [*(numbers or [0] * len(block)), *[0] * fill]
-    return _program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, np.float32(move), LEVELS)
+    return _program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, LEVELS)
 
 
 def attempted(
@@ -160,7 +159,7 @@ def attempted(
     turns = Turns.of(sampler, places.bench.policy, most)
 
     def of_setting(which: int, block: Sequence[Trial], numbers: list[int] | None = None) -> Attempt:
-        return draw(places, turns.at(which), block, chunk, numbers, turns.move(which))
+        return draw(places, turns.at(which), block, chunk, numbers)
 
     for first in range(0, len(wanted), chunk):
         block = wanted[first : first + chunk]
@@ -219,7 +218,7 @@ def seconds(bench: Bench, sampler: Sampler, block: Sequence[Trial], repeats: int
 
     Here and below it is the process's time on its processors, which does not depend on what else the machine does.
     """
-    given = (*Places.of(bench, block).arguments(block), sampler, np.float32(np.inf), LEVELS)
+    given = (*Places.of(bench, block).arguments(block), sampler, LEVELS)
     jax.block_until_ready(_program(*given))
     spent = []
     for _ in range(repeats):

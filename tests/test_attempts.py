@@ -12,7 +12,6 @@ from diffopt.plans import Point
 from diffopt.policies import gaussian_mixture
 from diffopt.process import ReverseProcess
 from diffopt.samplers import DDIM, OGD
-from diffopt.samplers.ogd import EXACT
 
 N, LEVELS, MOST = 24, 12, 6
 MODES = np.array([[-1.0, 0.0], [1.0, 0.0]])
@@ -89,26 +88,17 @@ def test_no_attempt_at_all_is_refused():
 
 
 def test_settings_of_ogd_take_turns():
-    """Some plain draws, then those steered from the middle and those steered to the end in turn; a single draw from the first level."""
+    """Draws steered from the middle and draws steered to the end, in turn; a single draw from the first level."""
     (once,), turns = OGD().persistent(POLICY, 1).samplers, OGD().persistent(POLICY, 256)
-    plain, patient, stubborn = turns.samplers
+    patient, stubborn = turns.samplers
     assert once.tighten > patient.tighten > stubborn.tighten > 0
     levels = np.arange(LEVELS, 0, -1)
-    first, none, middle, last = (np.asarray(s.solved(LEVELS)) for s in (once, plain, patient, stubborn))
-    assert first[levels > 0.9 * LEVELS].any() and not none.any()
+    first, middle, last = (np.asarray(s.solved(LEVELS)) for s in (once, patient, stubborn))
+    assert first[levels > 0.9 * LEVELS].any()
     assert not middle[levels > 0.7 * LEVELS].any() and not middle[-1] and last[-1]
-    order = [int(turns.which(k)) for k in range(64)]
-    assert order == [0] * 8 + [1] * 8 + [2] * 16 + [1] * 16 + [2] * 16
-    assert order == turns.which(np.arange(64)).tolist() == jax.vmap(turns.which)(jnp.arange(64)).tolist()
-    assert turns.move(0) < np.inf == turns.move(1)
-    few = OGD().persistent(POLICY, 4)
-    assert [int(few.which(k)) for k in range(4)] == [0] * 4 and few.samplers[0] == patient
+    order = [int(turns.which(k)) for k in range(32)]
+    assert order == ([0] * 4 + [1] * 12) * 2
+    assert order == turns.which(np.arange(32)).tolist() == jax.vmap(turns.which)(jnp.arange(32)).tolist()
+    chosen = jax.jit(lambda k: turns.at(turns.which(k)).window[0])
+    assert [float(chosen(k)) for k in (0, 4)] == pytest.approx([patient.window[0], stubborn.window[0]])
     assert OGD().usual_attempts() > 1 == OGD(every=0).usual_attempts() == OGD(hard=False).usual_attempts()
-
-
-def test_plain_draws_are_taken_only_where_nothing_had_to_be_corrected():
-    result = draw(OGD(), 0.4, n=16)
-    assert np.asarray(result.feasible).all()
-    plain = np.asarray(result.stats.attempts) == 1
-    assert plain.sum() >= 4 and np.asarray(result.stats.terminal_move)[plain].max() < EXACT
-    assert np.asarray(result.stats.attempts).max() > 1

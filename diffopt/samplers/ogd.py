@@ -32,12 +32,10 @@ correction (`move`), or, where levels are solved to the end and that says little
 Particles are drawn for all plans, attempts only for those that failed: outside of transformations `sample` has these drawn again, up to
 `attempts` times. A single draw has to be feasible at once, so that its noisiest levels are steered already, where it is decided what kind
 of plan it becomes: too often the kind to which the nearest feasible point of a blurred estimate belongs. Where failure is seen and drawn
-again, three settings take turns (`persistent`), from the one that is truest to the prior to the one that finds the rarest plans:
+again, two settings take turns (`persistent`):
 
-    plain      the first `PLAIN_DRAWS`: no level is solved, and a draw counts only if the terminal correction hardly moves it. What is
-               taken is, but for that, an exact sample of the feasible prior, at the price of plain sampling
-    patient    noisy levels are left to the prior, and levels are solved from `PATIENT` on only
-    stubborn   levels are solved from `STUBBORN` on to the end, with the smallest margins
+    patient    noisy levels are left to the prior: levels are solved from `PATIENT` on only, and the last tenth is the network's own
+    stubborn   levels are solved from `STUBBORN` on to the end, with smaller margins, which finds the rarest plans
 
 Which setting makes an attempt depends on its number alone, so that the answer for a key does not depend on what else is drawn.
 """
@@ -73,11 +71,7 @@ CLOSER, CLOSEST, WIDER = (
     0.3,
     3,
 )  # how much smaller the margins are, and among how many guesses joints are looked for
-PLAIN_DRAWS, EXACT = (
-    4,
-    0.05,
-)  # how many draws are plain at first, and how far the terminal correction may move what is taken of them
-TURN = 16  # attempts until another setting has its turn
+TURNS = (4, 12)  # how many attempts in a row each of the two makes
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
 
@@ -149,14 +143,7 @@ class OGD:
         once = replace(self, attempts=None, tighten=self._tighten(policy))
         if most == 1 or not self._solves:
             return Turns(samplers=(once,))
-        patient, plain = once.patient(), min(PLAIN_DRAWS, most // 8)
-        settings = replace(patient, every=0), patient, once.stubborn()
-        turns = Turns(samplers=settings, lengths=(plain, TURN - plain, TURN), moves=(EXACT, np.inf, np.inf), opening=1)
-        return (
-            turns
-            if plain
-            else replace(turns, samplers=settings[1:], lengths=(TURN, TURN), moves=turns.moves[1:], opening=0)
-        )
+        return Turns(samplers=(once.patient(), once.stubborn()), lengths=TURNS)
 
     @property
     def _solves(self) -> bool:
