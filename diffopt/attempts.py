@@ -79,13 +79,15 @@ class Turns:
             return sampler.persistent(policy, most)
         return Turns(samplers=(sampler,))
 
-    def which(self, number: Any) -> Any:
-        """The index of the setting that makes an attempt (the first is number 0)."""
-        xp = jnp if isinstance(number, jax.Array) else np
-        return xp.searchsorted(xp.asarray(np.cumsum(self.lengths)), number % sum(self.lengths), side="right")
+    def turn(self, number: Any) -> Any:
+        """In which turn an attempt is made; both are counted from 0."""
+        xp, rounds = jnp if isinstance(number, jax.Array) else np, number // sum(self.lengths)
+        within = xp.searchsorted(xp.asarray(np.cumsum(self.lengths)), number % sum(self.lengths), side="right")
+        return rounds * len(self.samplers) + within
 
-    def at(self, which: Any) -> Sampler:
-        """The setting at an index."""
+    def at(self, turn: Any) -> Sampler:
+        """Whose turn it is."""
+        which = turn % len(self.samplers)
         if not isinstance(which, jax.core.Tracer):
             return self.samplers[int(which)]
         return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves])[which], *self.samplers)
@@ -173,7 +175,7 @@ def persist(
     """The first attempt, improved by further ones where it was not accepted; on the host.
 
     Args:
-      draw: attempts for a block of plans, given which plans, the number of the attempt of each (the first was 0), and which setting.
+      draw: attempts for a block of plans, given which plans, the number of the attempt of each (the first was 0), and their turn.
       turns: of the settings.
       most: draws per plan in all.
       total: draws over all plans after which no further one begins.
@@ -194,24 +196,24 @@ def persist(
         there = numbers < cap[plans]
         plans, numbers = plans[there], numbers[there]
         made[open_] = np.minimum(made[open_] + each, cap[open_])
-        for part, number, which in _blocks(plans, numbers, turns, block):
+        for part, number, turn in _blocks(plans, numbers, turns, block):
             if spent >= total:
                 break
             fill = block - len(part)
-            new = draw(np.pad(part, (0, fill), "edge"), np.pad(number, (0, fill), "edge"), which)
+            new = draw(np.pad(part, (0, fill), "edge"), np.pad(number, (0, fill), "edge"), turn)
             _take(best, jax.tree.map(np.asarray, new), part)
             spent += len(part)
     return best
 
 
 def _blocks(plans, numbers, turns: Turns, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Attempts in blocks of one setting each, in the order of the attempts of a plan."""
-    settings = turns.which(numbers)
-    for which in dict.fromkeys(settings.tolist()):
-        (mine,) = np.nonzero(settings == which)
+    """Attempts in blocks of one turn each, in the order in which a plan's own are made."""
+    turn = turns.turn(numbers)
+    for one in np.unique(turn):
+        (mine,) = np.nonzero(turn == one)
         for start in range(0, len(mine), size):
             chosen = mine[start : start + size]
-            yield plans[chosen], numbers[chosen], which
+            yield plans[chosen], numbers[chosen], int(one)
 
 
 def _take(best: Attempt, new: Attempt, plans: Int[np.ndarray, "m"]) -> None:

@@ -87,17 +87,17 @@ def sample(
     if attempts < 1:
         raise ValueError(f"attempts={attempts}: every plan is drawn at least once")
     turns = Turns.of(sampler, policy, attempts)
-    first = _sample(policy, constraints, keys, turns.at(turns.which(0)), eta, warm, levels)
+    first = _sample(policy, constraints, keys, turns.at(0), eta, warm, levels)
     if attempts == 1:
         return first
     usual, strict = _limits(policy, eta, levels)
     begun = _judged(policy, constraints, first, usual, eta, levels)
 
-    def draw(plans, numbers, which) -> Attempt:
+    def draw(plans, numbers, turn) -> Attempt:
         """Some of the plans once more, each with the key of its attempt; for as many as the first time, by the same program."""
         again, start = jax.tree.map(lambda leaf: leaf[plans], (keys, warm))
         fresh = jax.vmap(jax.random.fold_in)(again, numbers)
-        solution = _sample(policy, constraints, fresh, turns.at(which), eta, start, levels)
+        solution = _sample(policy, constraints, fresh, turns.at(turn), eta, start, levels)
         return _judged(policy, constraints, solution, strict, eta, levels)
 
     if traced:
@@ -122,7 +122,7 @@ def _scanned(begun: Attempt, draw: Callable[[Array, Array, Array], Attempt], att
         plans = jnp.arange(len(best.merit))
 
         def once_more() -> Attempt:
-            return better(best, draw(plans, jnp.full(plans.shape, number), turns.which(number)))
+            return better(best, draw(plans, jnp.full(plans.shape, number), turns.turn(number)))
 
         return jax.lax.cond(jnp.all(best.accepted), lambda: best, once_more), None
 

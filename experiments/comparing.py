@@ -158,18 +158,18 @@ def attempted(
     parts = []
     turns = Turns.of(sampler, places.bench.policy, most)
 
-    def of_setting(which: int, block: Sequence[Trial], numbers: list[int] | None = None) -> Attempt:
-        return draw(places, turns.at(which), block, chunk, numbers)
+    def of_turn(turn: int, block: Sequence[Trial], numbers: list[int] | None = None) -> Attempt:
+        return draw(places, turns.at(turn), block, chunk, numbers)
 
     for first in range(0, len(wanted), chunk):
         block = wanted[first : first + chunk]
-        part = of_setting(int(turns.which(0)), block)
+        part = of_turn(0, block)
         parts.append([np.asarray(leaf)[: len(block)] for leaf in jax.tree.leaves(part)])
     joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
     first_draws = jax.tree.unflatten(jax.tree.structure(part), joined)
 
-    def again(plans: np.ndarray, numbers: np.ndarray, which: int) -> Attempt:
-        return of_setting(which, [wanted[i] for i in plans], [int(a) for a in numbers])
+    def again(plans: np.ndarray, numbers: np.ndarray, turn: int) -> Attempt:
+        return of_turn(turn, [wanted[i] for i in plans], [int(a) for a in numbers])
 
     hopeless = most if total < np.inf else HOPELESS
     return persist(first_draws, again, most, turns, block=chunk, total=total, hopeless=hopeless)

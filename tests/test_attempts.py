@@ -96,9 +96,10 @@ def test_settings_of_ogd_take_turns():
     first, middle, last = (np.asarray(s.solved(LEVELS)) for s in (once, patient, stubborn))
     assert first[levels > 0.9 * LEVELS].any()
     assert not middle[levels > 0.7 * LEVELS].any() and not middle[-1] and last[-1]
-    order = [int(turns.which(k)) for k in range(32)]
-    assert order == ([0] * 4 + [1] * 12) * 2
-    assert order == turns.which(np.arange(32)).tolist() == jax.vmap(turns.which)(jnp.arange(32)).tolist()
-    chosen = jax.jit(lambda k: turns.at(turns.which(k)).window[0])
+    order = [int(turns.turn(k)) for k in range(32)]
+    assert order == [0] * 4 + [1] * 12 + [2] * 4 + [3] * 12
+    assert order == turns.turn(np.arange(32)).tolist() == jax.vmap(turns.turn)(jnp.arange(32)).tolist()
+    assert [turns.at(k) for k in range(4)] == [patient, stubborn] * 2
+    chosen = jax.jit(lambda k: turns.at(turns.turn(k)).window[0])
     assert [float(chosen(k)) for k in (0, 4)] == pytest.approx([patient.window[0], stubborn.window[0]])
     assert OGD().usual_attempts() > 1 == OGD(every=0).usual_attempts() == OGD(hard=False).usual_attempts()
