@@ -32,11 +32,9 @@ SETTINGS: dict[str, Any] = {
     "every level from the first to the middle, b = 1/alpha, margins .03": OGD(
         every=1, window=(1.0, 0.5), tighten=0.03, attempts=1
     ),
-    "where it may be drawn again": ONCE.patient(),
-    "the same, b = 1/alpha": OGD(every=1, window=(0.6, 0.1), tighten=0.06, search=3, attempts=1),
-    "the same, from 0.8 to the end, margins .03": OGD(
-        every=1, window=(0.8, 0.0), tighten=0.03, search=3, gain=1.0, attempts=1
-    ),
+    "where it may be drawn again, patient": ONCE.patient(),
+    "stubborn": ONCE.stubborn(),
+    "patient, b = 1/alpha": OGD(every=1, window=(0.6, 0.1), tighten=0.06, search=3, attempts=1),
     "DiRecT, share .75": load("direct", share=0.75),
 }
 COLUMNS = dict(

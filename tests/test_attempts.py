@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import diffopt
-from diffopt.attempts import limits, pull
+from diffopt.attempts import _blocks, limits, pull
 from diffopt.constraints import ConstraintSet, from_residual
 from diffopt.plans import Point
 from diffopt.policies import gaussian_mixture
@@ -103,3 +103,15 @@ def test_settings_of_ogd_take_turns():
     chosen = jax.jit(lambda k: turns.at(turns.turn(k)).window[0])
     assert [float(chosen(k)) for k in (0, 4)] == pytest.approx([patient.window[0], stubborn.window[0]])
     assert OGD().usual_attempts() > 1 == OGD(every=0).usual_attempts() == OGD(hard=False).usual_attempts()
+
+
+def test_a_plans_attempts_are_taken_in_their_order():
+    """Whatever else is drawn, and however the attempts are cut into calls: the first that is accepted is the answer."""
+    turns = OGD().persistent(POLICY, 256)
+    plans, numbers = np.repeat([3, 5], 12), np.tile(np.arange(10, 22), 2)
+    made = []
+    for part, number, turn in _blocks(plans, numbers, turns, 5):
+        assert len(part) <= 5 and set(turns.turn(number)) == {turn}
+        made += zip(part.tolist(), number.tolist(), strict=True)
+    for plan in (3, 5):
+        assert [number for p, number in made if p == plan] == list(range(10, 22))
