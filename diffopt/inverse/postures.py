@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet, Reach
 from diffopt.constraints.base import NeedsRobot, OfRobot
 from diffopt.geometry import Pose
@@ -119,7 +118,7 @@ def ik(
     )
 
 
-_bank, _block = jit(bank), jit(search)
+_bank, _block = jax.jit(bank), jax.jit(search)  # without the options of `compiling`, which would halve the speed
 
 
 def _padded(leaf: Any) -> Any:
