@@ -11,7 +11,7 @@ own plain plans in the same context: the limit is a quantile of the pulls of `PL
 first attempt failed, plans of the policy's that are feasible are rare, and more of what passes for one is not: the limit of further
 attempts is a lower quantile.
 
-A sampler may have several settings take turns (`Turns`).
+A sampler may have several settings take turns (`samplers/turns.py`).
 
 Plans that are not accepted are drawn again with keys of their own, until they are, or `most` draws were made, or `HOPELESS` and not one of
 them was feasible. Of these the best is returned:
@@ -23,8 +23,7 @@ for which one program is compiled, and where few plans are left, a block holds s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +33,9 @@ from jaxtyping import Array, Bool, Float, Int
 from diffopt.constraints import ConstraintSet
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
-from diffopt.samplers.base import Sampler, unconstrained
+from diffopt.samplers.base import unconstrained
 from diffopt.samplers.linearization import scale
+from diffopt.samplers.turns import Turns
 from diffopt.solution import Solution
 
 LEVEL = 0.2  # at which share of the levels the policy is asked
@@ -44,53 +44,6 @@ USUAL = (0.95, 0.9)  # the quantile of their pulls that still is: of a first att
 HOPELESS = 32  # draws without a feasible one after which a plan is given up
 BLOCK = 16  # draws of one call, after the first
 FEASIBLE, INFEASIBLE = 1.0, 1e6  # where the merits of these begin; that of what is accepted is zero
-
-
-@runtime_checkable
-class Persistent(Protocol):
-    """A sampler that has plans drawn again by itself."""
-
-    def usual_attempts(self) -> int:
-        """How often a plan is drawn at most."""
-        ...
-
-    def persistent(self, policy: Policy, most: int) -> Turns:
-        """What draws a plan that is drawn up to `most` times."""
-        ...
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class Turns:
-    """Settings of one sampler that take turns, and differ in numbers only, so that one program runs them all.
-
-    Attributes:
-      samplers: the settings.
-      lengths: how many attempts in a row each makes; after the last one it is the turn of the first again.
-    """
-
-    samplers: tuple[Sampler, ...]
-    lengths: tuple[int, ...] = field(default=(1,), metadata=dict(static=True))
-
-    @staticmethod
-    def of(sampler: Sampler, policy: Policy, most: int) -> Turns:
-        """Those of a sampler that is asked for up to `most` draws a plan."""
-        if isinstance(sampler, Persistent):
-            return sampler.persistent(policy, most)
-        return Turns(samplers=(sampler,))
-
-    def turn(self, number: Any) -> Any:
-        """In which turn an attempt is made; both are counted from 0."""
-        xp, rounds = jnp if isinstance(number, jax.Array) else np, number // sum(self.lengths)
-        within = xp.searchsorted(xp.asarray(np.cumsum(self.lengths)), number % sum(self.lengths), side="right")
-        return rounds * len(self.samplers) + within
-
-    def at(self, turn: Any) -> Sampler:
-        """Whose turn it is."""
-        which = turn % len(self.samplers)
-        if not isinstance(which, jax.core.Tracer):
-            return self.samplers[int(which)]
-        return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves])[which], *self.samplers)
 
 
 @jax.tree_util.register_dataclass

@@ -13,7 +13,7 @@ each body computes all those before it again. A step of an arm with a hand took 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cached_property, update_wrapper
 from typing import Any
 
 import jax
@@ -33,18 +33,26 @@ def compiler_options(least: bool = True) -> Options:
     return {"xla_cpu_use_fusion_emitters": False} | ({"xla_backend_optimization_level": 1} if least else {})
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+class Program:
     """`jax.jit`, with `compiler_options` where it is the outermost one; inside of others it is theirs that count."""
-    inner = jax.jit(function, **options)
 
-    @cache  # asking for the backend starts it, which an import should not
-    def outer() -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=compiler_options(), **options)
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self._function, self._options = function, options
+        self._inner = jax.jit(function, **options)
+        update_wrapper(self, function)
 
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    @cached_property  # asking for the backend starts it, which an import should not
+    def _outer(self) -> Any:
+        return jax.jit(self._function, compiler_options=compiler_options(), **self._options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves = (jnp.zeros(()), *jax.tree.leaves((args, kwargs)))  # the first is traced where anything is
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-        return (inner if traced else outer())(*args, **kwargs)
+        return (self._inner if traced else self._outer)(*args, **kwargs)
 
-    return call
+    def count(self) -> int:
+        """How many programs were compiled, those inside of others apart."""
+        return self._outer._cache_size()
+
+
+jit = Program

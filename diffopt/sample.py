@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffopt.attempts import BLOCK, Attempt, Persistent, Turns, better, judged, limits, persist
+from diffopt.attempts import BLOCK, Attempt, better, judged, limits, persist
 from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet, fit
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
+from diffopt.samplers.turns import Persistent, Turns
 from diffopt.solution import Solution, verdict
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffopt
-from diffopt.attempts import HOPELESS, Attempt, Persistent, Turns, judged, limits, persist
+from diffopt.attempts import HOPELESS, Attempt, judged, limits, persist
 from diffopt.compiling import jit
 from diffopt.policies.base import Context
 from diffopt.samplers import Sampler
+from diffopt.samplers.turns import Persistent, Turns
 from experiments.benches import FOLDER, Bench, stack
 
 LEVELS = 16

@@ -63,11 +63,11 @@ def test_status_keys_and_traces(name):
     for leaf in jax.tree.leaves(result.stats):
         assert np.isfinite(leaf).all() and (np.asarray(leaf) >= 0).all()
 
-    before = _sample._cache_size()
+    before = _sample.count()
     np.testing.assert_array_equal(draw(name).plans.values, result.plans.values)
     other = gaussian_mixture([[0.3, 0.1], [1.0, 1.2]], 0.5, schedule=Flow())
     draw(name, key=5, constraints=half_space(-0.7, (0.0, 1.0)), policy=other)
-    assert _sample._cache_size() == before
+    assert _sample.count() == before
 
 
 @jax.tree_util.register_dataclass

@@ -60,11 +60,11 @@ def test_status_and_retracing(sampler):
     if isinstance(sampler, OGD) and sampler.hard:
         assert result.feasible.all()
 
-    before = _sample._cache_size()
+    before = _sample.count()
     np.testing.assert_array_equal(draw(sampler).plans.values, result.plans.values)
     other = gaussian_mixture([[0.3, 0.1], [1.0, 1.2]], 0.5)
     draw(sampler, key=5, constraints=half_space(-0.7, (0.0, 1.0)), policy=other)
-    assert _sample._cache_size() == before
+    assert _sample.count() == before
 
 
 def energy_distance(x, y):

@@ -50,7 +50,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffopt.attempts import Turns
 from diffopt.constraints import ConstraintSet
 from diffopt.paths import is_path
 from diffopt.policies.base import Policy
@@ -60,6 +59,7 @@ from diffopt.samplers.correction import Correction
 from diffopt.samplers.ddim import DDIM
 from diffopt.samplers.registry import Card
 from diffopt.samplers.tracks import Progress, Tracks
+from diffopt.samplers.turns import Turns
 from diffopt.solvers import RealTimeIteration, Solver
 
 Anchor = Literal["sampled", "zero"]
