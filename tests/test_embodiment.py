@@ -70,12 +70,19 @@ def test_every_shipped_robot_loads_and_compiles(name):
 
 
 def test_loading_is_quick():
-    seconds = []
-    for _ in range(3):
-        start = time.process_time()
-        embodiments.load.__wrapped__("panda-allegro")
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 1.0
+    """In the time in which this machine's Python adds up forty million numbers: a second or two."""
+
+    def least(work) -> float:
+        seconds = []
+        for _ in range(3):
+            start = time.process_time()
+            work()
+            seconds.append(time.process_time() - start)
+        return min(seconds)
+
+    assert least(lambda: embodiments.load.__wrapped__("panda-allegro")) < 4 * least(
+        lambda: sum(i for i in range(10**7))
+    )
 
 
 def test_panda_has_the_published_figures():
