@@ -1,10 +1,10 @@
 """How programs are compiled.
 
-XLA for CPUs, as locked, spends most of its time on two things that our programs gain little from: its fusion emitters, and LLVM's
-optimisation beyond the first level. Without them compilation takes 18 s instead of 46 (a Panda among obstacles on a mixture of poses) or
-23 instead of 43 (the shipped grasp policy on Panda and Allegro), and a plan takes as long as before (14 ms both; 52 ms both; one slow
-core). `python -m benchmarks.sampling` prints compile times beside the others. Inverse kinematics, which is written for the fusion
-emitters, would be half as fast, and goes without these options.
+XLA for CPUs, as locked, spends most of its time on its fusion emitters and on LLVM's optimisation beyond the first level. Without them
+compilation takes 18 s instead of 46 (a Panda among obstacles on a mixture of poses) or 20 instead of 37 (the shipped grasp policy on Panda
+and Allegro). Few plans take as long as before (four 14 ms, one 52 ms, both ways), 64 in one call 15 % longer (335 ms instead of 291;
+all on one slow core). So `sample` does without; who draws thousands of times wraps it in a `jax.jit` of his own, whose options then count.
+Inverse kinematics, which is written for the fusion emitters, would be half as fast without them, and keeps them.
 
 Steps of MJX need to be without fusion emitters anyhow: these merge the kinematics of a long chain of bodies into one expression in which
 each body computes all those before it again. A step of an arm with a hand took 180 ms, and takes 0.4 ms without.
