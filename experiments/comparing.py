@@ -140,11 +140,7 @@ def _keys(keys, numbers, attempts):
 
 
 def draw(
-    places: Places,
-    sampler: Sampler,
-    block: Sequence[Trial],
-    size: int,
-    numbers: Sequence[int] | None = None,
+    places: Places, sampler: Sampler, block: Sequence[Trial], size: int, numbers: Sequence[int] | None = None
 ) -> Attempt:
     """One attempt for every trial of a block, which is padded to a size."""
     fill = size - len(block)

@@ -204,6 +204,8 @@ def test_a_gap_of_two_millimetres_is_let_pass_by_exact_bodies_only(gap):
         return bool(jax.jit(lambda k: k.report(plan, joints, None).satisfied)(constraints))
 
     assert feasible(exact, scene) and not feasible(robot, scene)
+    loose = (exact.constraints | scene.constraints).covered()  # by which guesses are ranked: that of spheres
+    assert not bool(jax.jit(lambda k: k.report(plan, joints, None).satisfied)(loose))
     assert not feasible(exact, blocked)
     as_arrays = jax.tree.map(np.asarray, plan)
     assert Judge.of(exact, scene)(as_arrays, np.asarray(robot.home)).scene == 0.0
