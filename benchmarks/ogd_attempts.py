@@ -21,8 +21,8 @@ from rich.console import Console
 from diffopt.evaluation.posteriors import Reference, energy_distance
 from diffopt.evaluation.report import provenance, table
 from diffopt.samplers import OGD, load
-from experiments.benches import Bench, bench
-from experiments.comparing import Places, Trial, draw, vectors
+from experiments.comparison.benches import Bench, bench
+from experiments.comparison.trials import Places, Trial, draw, vectors
 
 HOLD, TIGHTEN, CHUNK, EXACT, FEWEST, PLANS = 0.03, 0.1, 64, 512, 20, 64
 INSTANCES = {"50": 4, "10": 4, "1": 4, "0.1": 6}  # of which exact draws are made, but not at 0.1 %

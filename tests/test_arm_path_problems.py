@@ -16,7 +16,7 @@ from diffopt.paths import JointPath
 from diffopt.scenes import tabletop
 from diffopt.scenes.solids import Part
 from diffopt.solvers import Knots, Window
-from experiments import benches, comparing
+from experiments.comparison import benches, trials
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_no_sampler_claims_what_the_judge_refuses(place, name):
     sampler = diffopt.samplers.load(name)
     if name == "ogd":
         sampler = replace(sampler, every=3, attempts=1)
-    wanted = comparing.trials("10", place.instances("10", 4), 4, 7)
-    outcome = comparing.run(place, sampler, wanted, 16, most=1)
+    wanted = trials.trials("10", place.instances("10", 4), 4, 7)
+    outcome = trials.run(place, sampler, wanted, 16, most=1)
     assert not np.any(outcome.claimed & ~outcome.feasible)
     assert name != "ogd" or outcome.feasible.mean() > 0.2

@@ -25,7 +25,8 @@ from diffopt.evaluation.reach_problems import (
 )
 from diffopt.evaluation.wrists import Support, WristSpec, demonstrations, proper, wrist_prior
 from diffopt.geometry import Pose, rotation_from_6d
-from experiments import benches, compare, comparing
+from experiments import compare
+from experiments.comparison import benches, distances, methods, success
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_the_configuration_is_checked_before_any_work():
     config = configuration("method=[snapp]")
     compare.check(config)
     with pytest.raises(ValueError, match=r"method='snapp'; there are: .*snap, snap_tight"):
-        compare.listed(config, "method", list(config["methods"]))
+        methods.listed(config, "method", list(config["methods"]))
     with pytest.raises(ValueError, match="one, matched"):
         compare.check(configuration("budget=two"))
     with pytest.raises(ValueError, match="default='mine'"):
@@ -133,31 +134,31 @@ def test_the_configuration_is_checked_before_any_work():
 
 def test_every_method_of_the_configuration_can_be_made():
     for entry in configuration()["methods"].values():
-        assert isinstance(comparing.method(entry, {}), diffopt.samplers.Sampler)
+        assert isinstance(methods.method(entry, {}), diffopt.samplers.Sampler)
 
 
 def test_draws_fill_the_time_of_the_default():
     config = configuration("budget=matched")
     times = {"default": {"1": 10.0}, "draw": {"ogd": 2.0, "snap": 4.0, "twisted": 50.0}}
-    assert [compare.draws(config, name, "1", times) for name in ("ogd", "snap", "twisted")] == [None, 2.5, 1.0]
-    assert compare.draws(configuration(), "snap", "1", times) is None
+    assert [success.draws(config, name, "1", times) for name in ("ogd", "snap", "twisted")] == [None, 2.5, 1.0]
+    assert success.draws(configuration(), "snap", "1", times) is None
     with pytest.raises(ValueError, match="no time is known for 'dps' at 1 %"):
-        compare.draws(config, "dps", "1", times)
+        success.draws(config, "dps", "1", times)
     with pytest.raises(ValueError, match="no time is known for 'ogd' at 10 %"):
-        compare.draws(config, "snap", "10", times)
+        success.draws(config, "snap", "10", times)
 
 
 def test_the_summary_tests_pairs_against_the_default():
     config = configuration("instances=50", "keys=2")
     rows = [{"method": name, "dial": "1", "success": bits} for name, bits in (("ogd", "1" * 100), ("snap", "10" * 50))]
-    ours, snap = compare.summarise(rows, config, {})
+    ours, snap = success.summarise(rows, config, {})
     assert (ours["success"], snap["success"]) == (1.0, 0.5) and snap["gain"] == 0.5 and snap["p"] < 1e-9
 
 
 def test_distances_count_pairs_of_a_point_with_itself():
     """With them, the energy distance of a sample to itself is zero."""
     x = np.random.default_rng(0).normal(size=(64, 3))
-    assert abs(compare._biased(x, Reference.of(x))) < 1e-9
+    assert abs(distances._biased(x, Reference.of(x))) < 1e-9
 
 
 def test_the_instances_are_of_their_dials_and_validation_is_apart():

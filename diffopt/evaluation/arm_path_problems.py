@@ -11,8 +11,8 @@ so there are 16 routes, 64 paths each. Joints are those of the closed form for a
 which the elbow swings aside a little on the way.
 
 At test time obstacles stand and hang in the way, and the velocity is limited, of which the demonstrations know nothing. An instance is
-a number. Those of a feasible share of the prior near the dial are found by screening (`experiments.arm_path_screen`); the judge is
-`path_judge`.
+a number. Those of a feasible share of the prior near the dial are found by screening
+(`experiments.comparison.arm_path_screen`); the judge is `path_judge`.
 
 Collisions with the scene are looked at at the knots and halfway between them (`between_knots`). For what happens elsewhere, the constraint
 sees the table and the obstacles grown by `GAP`; the judge, who looks at four postures per step, does not grow any.

@@ -18,7 +18,7 @@ from rich.console import Console
 from diffopt.constraints import fit
 from diffopt.evaluation.reach_problems import SHARES
 from diffopt.evaluation.report import provenance
-from experiments import benches
+from experiments.comparison import benches
 
 DRAWS, BLOCK = 16384, 256
 ENOUGH, HOPELESS, LEAST = 64, 4096, 5

@@ -1,4 +1,4 @@
-"""Trials of samplers on the problems of `benches`: what `experiments.compare` compares, times and tunes.
+"""Trials of samplers on the problems of `benches`.
 
 A trial is an instance and a key. All methods get the same trials, constraints and prior, and one program serves all instances. A trial
 succeeds if the returned plan is feasible by the independent judge and on the prior, by a density that NumPy computes in double precision.
@@ -6,13 +6,9 @@ succeeds if the returned plan is feasible by the independent judge and on the pr
 
 from __future__ import annotations
 
-import fcntl
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +21,7 @@ from diffopt.compiling import jit
 from diffopt.policies.base import Context
 from diffopt.samplers import Sampler
 from diffopt.samplers.turns import Persistent, Turns
-from experiments.benches import FOLDER, Bench, stack
+from experiments.comparison.benches import Bench, stack
 
 LEVELS = 16
 
@@ -76,7 +72,7 @@ def _limits(policy, levels):
 
 
 @partial(jit, static_argnames="levels")
-def _program(policy, frames, constraints, keys, bounds, sampler, levels) -> Attempt:
+def program(policy, frames, constraints, keys, bounds, sampler, levels) -> Attempt:
     """One plan each, and its merit; leaves have one leading axis."""
 
     def one(frame, constraints, key, bound):
@@ -145,7 +141,7 @@ def draw(
     """One attempt for every trial of a block, which is padded to a size."""
     fill = size - len(block)
     attempts = [*(numbers or [0] * len(block)), *[0] * fill]
-    return _program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, LEVELS)
+    return program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, LEVELS)
 
 
 def attempted(
@@ -208,68 +204,3 @@ def run(
         energy=stats.control_energy,
         terminal_move=stats.terminal_move,
     )
-
-
-def seconds(bench: Bench, sampler: Sampler, block: Sequence[Trial], repeats: int = 5) -> float:
-    """Time of one draw [s], all of the block in one call: the median over repeats, compilation apart.
-
-    Here and below it is the process's time on its processors, which does not depend on what else the machine does.
-    """
-    given = (*Places.of(bench, block).arguments(block), sampler, LEVELS)
-    jax.block_until_ready(_program(*given))
-    spent = []
-    for _ in range(repeats):
-        start = time.process_time()
-        jax.block_until_ready(_program(*given))
-        spent.append((time.process_time() - start) / len(block))
-    return float(np.median(spent))
-
-
-def seconds_persistent(bench: Bench, sampler: Sampler, wanted: Sequence[Trial], chunk: int) -> float:
-    """Time of a plan [s] with all the attempts that the sampler asks for, the second time that the same is done."""
-    spent, places = 0.0, Places.of(bench, wanted)
-    for _ in range(2):
-        start = time.process_time()
-        attempted(places, sampler, wanted, chunk, own_attempts(bench, sampler))
-        spent = time.process_time() - start
-    return spent / len(wanted)
-
-
-def kept(kind: str, problem: str) -> Path:
-    """The file of tuned values, or of times, of a problem."""
-    return FOLDER / f"{kind}-{problem}.json"
-
-
-def read(path: Path, key: str) -> dict[str, Any]:
-    """A part of such a file, empty where there is none."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return json.loads(text).get(key, {}) if text else {}
-
-
-def write(path: Path, more: Mapping[str, Any]) -> None:
-    """Put entries into such a file, one process at a time; those of a part that is a dict are added to what it has."""
-    with path.open("a+", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.seek(0)
-        text = stream.read()
-        body = json.loads(text) if text else {}
-        for key, value in more.items():
-            body[key] = body.get(key, {}) | value if isinstance(value, Mapping) else value
-        stream.truncate(0)
-        stream.write(json.dumps(body, indent=1, sort_keys=True) + "\n")
-
-
-def method(entry: Mapping[str, Any], tuned: Mapping[str, Any]) -> Sampler:
-    """A sampler of the configuration's methods: its name, its options, and unless given the tuned value of its main one."""
-    options = dict(entry)
-    name = options.pop("name")
-    card = diffopt.samplers.describe(name)
-    if card.strength is not None and card.strength[0] not in options and name in tuned:
-        options[card.strength[0]] = type(card.strength[1][0])(tuned[name])
-    return diffopt.samplers.load(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
-
-
-def described(sampler: Sampler) -> str:
-    """A sampler's plain options, as they stand in results."""
-    fields = {k: getattr(sampler, k) for k in sampler.__dataclass_fields__}  # type: ignore[attr-defined]
-    return ", ".join(f"{k}={v}" for k, v in fields.items() if isinstance(v, (int, float, str, tuple, type(None))))

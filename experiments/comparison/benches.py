@@ -27,7 +27,7 @@ from diffopt.evaluation.wrists import UNITS, Support, wrist_prior
 from diffopt.geometry import Pose
 from diffopt.policies import Policy
 
-FOLDER = Path(__file__).resolve().parent.parent / "configs" / "compare"
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "compare"
 INSTANCES = FOLDER / "instances.json"
 ARM_PATHS = FOLDER / "instances-arm_paths.json"
 ROBOT = "panda-gripper"

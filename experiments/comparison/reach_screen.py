@@ -20,7 +20,7 @@ import diffopt
 from diffopt.evaluation.reach_problems import SHARES, Oracle, ReachProblem, Share, reach_problem
 from diffopt.evaluation.report import provenance
 from diffopt.evaluation.wrists import wrist_prior
-from experiments import benches
+from experiments.comparison import benches
 
 LOOKS = Path("results/compare/screening.jsonl")
 ENOUGH, MOST, HOPELESS = 12, 192, 64
