@@ -1,9 +1,9 @@
 """What single draws are worth where they may be repeated: `python -m benchmarks.ogd_attempts [--draws 256] [--output FILE]`.
 
 Draws of several settings of OGD, and of DiRecT, on the validation instances of `experiments.compare problem=reach`, none of them repeated:
-how many are feasible, on the prior as well, accepted by the rule of `diffopt.attempts` for further attempts, and of those how many are
-right; and how far the accepted ones are from the exact posterior. The distance is the energy distance to exact draws, as a multiple of
-what 64 exact draws show: 1 + unbiased distance / ((1/64 + 1/M) E|X - X'|), from all accepted draws of an instance (at least `FEWEST`).
+how many are feasible, on the prior as well, accepted by the rule of `diffopt.attempts`, and of those how many are right; and how far the
+accepted ones are from the exact posterior. The distance is the energy distance to exact draws, as a multiple of what 64 exact draws show:
+1 + unbiased distance / ((1/64 + 1/M) E|X - X'|), from all accepted draws of an instance (at least `FEWEST`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,34 @@ from rich.console import Console
 
 from diffopt.evaluation.posteriors import Reference, energy_distance
 from diffopt.evaluation.report import provenance, table
+from diffopt.policies.base import Policy
 from diffopt.samplers import OGD, load
 from experiments.comparison.benches import Bench, bench
 from experiments.comparison.trials import Places, Trial, draw, vectors
 
-HOLD, TIGHTEN, CHUNK, EXACT, FEWEST, PLANS = 0.03, 0.1, 64, 512, 20, 64
-INSTANCES = {"50": 4, "10": 4, "1": 4, "0.1": 6}  # of which exact draws are made, but not at 0.1 %
-ONCE = OGD(tighten=TIGHTEN, attempts=1)
-SETTINGS: dict[str, Any] = {
-    "drawn once": ONCE,
-    "every level from the first to the middle, b = 1/alpha, margins .03": OGD(
-        every=1, window=(1.0, 0.5), tighten=0.03, attempts=1
-    ),
-    "where it may be drawn again, patient": ONCE.patient(),
-    "stubborn": ONCE.stubborn(),
-    "patient, b = 1/alpha": OGD(every=1, window=(0.6, 0.1), tighten=0.06, search=3, attempts=1),
-    "DiRecT, share .75": load("direct", share=0.75),
-}
+HOLD, CHUNK, EXACT, FEWEST, PLANS = 0.03, 64, 512, 20, 64
+INSTANCES = {"50": 4, "10": 4, "1": 4, "0.1": 8}  # of which exact draws are made, but not at 0.1 %
+
+
+def settings(policy: Policy) -> dict[str, Any]:
+    """What is compared."""
+    again = OGD().persistent(policy)
+    return {
+        "drawn once": OGD(),
+        "where it may be drawn again": again,
+        "that, b = alpha": replace(again, gain=1.0),
+        "that, from the noisiest level on": replace(again, window=(1.0, 0.0)),
+        "that, released at a tenth": replace(again, window=(0.8, 0.1)),
+        "that, every other level": replace(again, every=2),
+        "that, with margins twice as wide": replace(again, tighten=2 * again.tighten),
+        "that, one guess": replace(again, search=1),
+        "b = alpha, from 0.6 to a tenth, margins twice as wide": replace(
+            again, gain=1.0, window=(0.6, 0.1), tighten=2 * again.tighten
+        ),
+        "DiRecT, share .75": load("direct", share=0.75),
+    }
+
+
 COLUMNS = dict(
     setting="setting",
     dial="share %",
@@ -93,7 +105,7 @@ def main() -> None:
     for dial in INSTANCES:
         numbers = place.instances(dial, INSTANCES[dial], validation=True) if dial != "0.1" else []
         exact = {number: Reference.of(place.exact(dial, number, EXACT)) for number in numbers}
-        for name, sampler in SETTINGS.items():
+        for name, sampler in settings(place.policy).items():
             rows.append({"setting": name} | one(place, sampler, dial, options.draws, exact))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     body = {"provenance": provenance(), "draws": options.draws, "instances": INSTANCES, "rows": rows}

@@ -7,11 +7,14 @@ A draw is accepted if
 
 with D the clean estimate at a fifth of the levels, where alpha x is the plan as the policy would see it there without noise. A plan
 that was dragged away from what the policy was trained on is drawn back, so its pull is large. What is large is said by the policy's
-own plain plans in the same context: the limit is a quantile of the pulls of `PLAIN` of them. Nothing of a task takes part. Where the
-first attempt failed, plans of the policy's that are feasible are rare, and more of what passes for one is not: the limit of further
-attempts is a lower quantile.
+own plain plans in the same context: the limit is a quantile of the pulls of `PLAIN` of them. Nothing of a task takes part. The
+quantile is well below one: where plans of the policy's that are feasible are rare, most of what has the pull of its more unusual plans
+is not one of them.
 
-A sampler may have several settings take turns (`samplers/turns.py`).
+Where noise has failed a few times, the best plan so far, most often a feasible one that is pulled a little too hard, is the better
+beginning: it is made as noisy as at `RESUMED` of the levels and drawn from there, which costs less than half of a whole draw. Attempts
+from noise and attempts that go on take `TURNS`; in a turn all go on from what was the best when it began. That is for samplers that can
+begin at a level (`samplers.base.Persistent`); others always begin with noise.
 
 Plans that are not accepted are drawn again with keys of their own, until they are, or `most` draws were made, or `HOPELESS` and not one of
 them was feasible. Of these the best is returned:
@@ -22,8 +25,9 @@ for which one program is compiled, and where few plans are left, a block holds s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +37,15 @@ from jaxtyping import Array, Bool, Float, Int
 from diffopt.constraints import ConstraintSet
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
-from diffopt.samplers.base import unconstrained
+from diffopt.samplers.base import Start, unconstrained
 from diffopt.samplers.linearization import scale
-from diffopt.samplers.turns import Turns
 from diffopt.solution import Solution
 
 LEVEL = 0.2  # at which share of the levels the policy is asked
-PLAIN = 32  # plain plans that say what is usual
-USUAL = (0.95, 0.9)  # the quantile of their pulls that still is: of a first attempt, and of a further one
+PLAIN = 64  # plain plans that say what is usual
+USUAL = 0.8  # the quantile of their pulls that still is
+TURNS = (4, 12)  # attempts in a row that begin with noise, and that go on from the best plan so far
+RESUMED = 0.4  # made as noisy as at this share of the levels
 HOPELESS = 32  # draws without a feasible one after which a plan is given up
 BLOCK = 16  # draws of one call, after the first
 FEASIBLE, INFEASIBLE = 1.0, 1e6  # where the merits of these begin; that of what is accepted is zero
@@ -70,14 +75,14 @@ def pull(process: ReverseProcess, x: Float[Array, "n"]) -> Float[Array, ""]:
     return jnp.linalg.norm(process.clean(process.alpha[k] * x, k) - x)
 
 
-def limits(policy: Policy, levels: int, eta: float | Array) -> Float[Array, "2"]:
-    """What pull is usual for plain plans of a bound policy, at a first and at a further attempt."""
+def limit(policy: Policy, levels: int, eta: float | Array) -> Float[Array, ""]:
+    """What pull is usual for plain plans of a bound policy."""
     process = ReverseProcess.of(policy, count=levels, eta=eta)
 
     def one(key: Array) -> Float[Array, ""]:
         return pull(process, policy.encode(policy.decode(unconstrained(process, key)[0])))
 
-    return jnp.quantile(jax.vmap(one)(jax.random.split(jax.random.key(0), PLAIN)), jnp.array(USUAL))
+    return jnp.quantile(jax.vmap(one)(jax.random.split(jax.random.key(0), PLAIN)), USUAL)
 
 
 def judged(policy: Policy, constraints: ConstraintSet, solution: Solution, bound, levels: int, eta) -> Attempt:
@@ -94,6 +99,21 @@ def judged(policy: Policy, constraints: ConstraintSet, solution: Solution, bound
 
 def _scaled(constraints: ConstraintSet, name: str, value: Float[Array, "n"]) -> Float[Array, "n"]:
     return jnp.max(scale(constraints[name], value[:, None]), axis=1) if name in constraints else value
+
+
+def resumes(number: Any) -> Any:
+    """Whether an attempt, counted from 0, goes on from the best plan so far."""
+    return number % sum(TURNS) >= TURNS[0]
+
+
+def begins(number: Any) -> Any:
+    """Whether a turn begins with this attempt."""
+    return (number % sum(TURNS) == 0) | (number % sum(TURNS) == TURNS[0])
+
+
+def start(x: Float[Array, "*B n"], number: Any, levels: int) -> Start:
+    """Where an attempt begins, given the best vector so far."""
+    return Start(x=jnp.nan_to_num(x), level=jnp.where(resumes(number), max(1, round(RESUMED * levels)), levels))
 
 
 def better(best: Attempt, new: Attempt) -> Attempt:
@@ -117,9 +137,9 @@ def better(best: Attempt, new: Attempt) -> Attempt:
 
 def persist(
     first: Attempt,
-    draw: Callable[[Int[np.ndarray, "B"], Int[np.ndarray, "B"], int], Attempt],
+    draw: Callable[[Int[np.ndarray, "B"], Int[np.ndarray, "B"], Float[Any, "B n"]], Attempt],
+    encode: Callable[[Any], Float[Any, "N n"]],
     most: int,
-    turns: Turns,
     *,
     block: int = BLOCK,
     total: float = np.inf,
@@ -128,45 +148,41 @@ def persist(
     """The first attempt, improved by further ones where it was not accepted; on the host.
 
     Args:
-      draw: attempts for a block of plans, given which plans, the number of the attempt of each (the first was 0), and their turn.
-      turns: of the settings.
+      draw: attempts for a block of plans, given which plans, the number of the attempt of each (the first was 0), of one turn, and the
+        best vector of each when that turn began.
+      encode: plans as vectors.
       most: draws per plan in all.
       total: draws over all plans after which no further one begins.
       hopeless: draws without a feasible one after which a plan is given up.
     """
     best = jax.tree.map(np.array, first)
     count = len(best.merit)
-    made, spent = np.ones(count, int), count
+    made, spent, begun = 1, count, np.array(encode(best.solution.plans))
     while spent < total:
         cap = np.where(best.merit < INFEASIBLE, most, min(most, hopeless))
         open_ = np.flatnonzero((best.merit > 0) & (made < cap))
         if not len(open_):
             break
-        # one attempt for each, and where that leaves room in the last block more, the same number for all
+        if begins(made):
+            begun = np.array(encode(best.solution.plans))
+        # one attempt for each, and where that leaves room in the last block more, as many as are left of the turn
         each = max(1, block // len(open_))
-        plans = np.repeat(open_, each)
-        numbers = made[plans] + np.tile(np.arange(each), len(open_))
+        numbers = np.arange(made, made + each)
+        numbers = numbers[: 1 + np.argmax([*begins(numbers[1:]), True])]
+        made += len(numbers)
+        plans, numbers = np.repeat(open_, len(numbers)), np.tile(numbers, len(open_))
         there = numbers < cap[plans]
         plans, numbers = plans[there], numbers[there]
-        made[open_] = np.minimum(made[open_] + each, cap[open_])
-        for part, number, turn in _blocks(plans, numbers, turns, block):
+        for i in range(0, len(plans), block):
             if spent >= total:
                 break
+            part, number = plans[i : i + block], numbers[i : i + block]
             fill = block - len(part)
-            new = draw(np.pad(part, (0, fill), "edge"), np.pad(number, (0, fill), "edge"), turn)
+            padded = np.pad(part, (0, fill), "edge")
+            new = draw(padded, np.pad(number, (0, fill), "edge"), begun[padded])
             _take(best, jax.tree.map(np.asarray, new), part)
             spent += len(part)
     return best
-
-
-def _blocks(plans, numbers, turns: Turns, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Attempts in blocks of one turn each, in the order in which a plan's own are made."""
-    turn = turns.turn(numbers)
-    for one in np.unique(turn):
-        (mine,) = np.nonzero(turn == one)
-        for start in range(0, len(mine), size):
-            chosen = mine[start : start + size]
-            yield plans[chosen], numbers[chosen], int(one)
 
 
 def _take(best: Attempt, new: Attempt, plans: Int[np.ndarray, "m"]) -> None:

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffopt.attempts import BLOCK, Attempt, better, judged, limits, persist
+from diffopt.attempts import BLOCK, Attempt, begins, better, judged, limit, persist, start
 from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet, fit
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
-from diffopt.samplers.turns import Persistent, Turns
+from diffopt.samplers.base import Persistent
 from diffopt.solution import Solution, verdict
 
 if TYPE_CHECKING:
@@ -87,28 +87,38 @@ def sample(
         attempts = 1 if traced or not constraints or n > BLOCK else asked
     if attempts < 1:
         raise ValueError(f"attempts={attempts}: every plan is drawn at least once")
-    turns = Turns.of(sampler, policy, attempts)
-    first = _sample(policy, constraints, keys, turns.at(0), eta, warm, levels)
     if attempts == 1:
-        return first
-    usual, strict = _limits(policy, eta, levels)
+        return _sample(policy, constraints, keys, sampler, eta, warm, None, levels)
+    resuming = isinstance(sampler, Persistent)
+    if isinstance(sampler, Persistent):
+        sampler = sampler.persistent(policy)
+
+    def begun_at(x, number):
+        return start(x, number, levels) if resuming else None
+
+    noise = jnp.zeros((n, policy.spec.dim))
+    first = _sample(policy, constraints, keys, sampler, eta, warm, begun_at(noise, 0), levels)
+    usual = _limit(policy, eta, levels)
     begun = _judged(policy, constraints, first, usual, eta, levels)
 
-    def draw(plans, numbers, turn) -> Attempt:
+    def draw(plans, numbers, x) -> Attempt:
         """Some of the plans once more, each with the key of its attempt; for as many as the first time, by the same program."""
-        again, start = jax.tree.map(lambda leaf: leaf[plans], (keys, warm))
+        again, warmed = jax.tree.map(lambda leaf: leaf[plans], (keys, warm))
         fresh = jax.vmap(jax.random.fold_in)(again, numbers)
-        solution = _sample(policy, constraints, fresh, turns.at(turn), eta, start, levels)
-        return _judged(policy, constraints, solution, strict, eta, levels)
+        solution = _sample(policy, constraints, fresh, sampler, eta, warmed, begun_at(x, numbers[0]), levels)
+        return _judged(policy, constraints, solution, usual, eta, levels)
+
+    def encode(plans):
+        return _encoded(policy, plans)
 
     if traced:
-        return _scanned(begun, draw, attempts, turns)
-    return jax.tree.map(jnp.asarray, persist(begun, draw, attempts, turns, block=min(BLOCK, n)).solution)
+        return _scanned(begun, draw, encode, attempts)
+    return jax.tree.map(jnp.asarray, persist(begun, draw, encode, attempts, block=min(BLOCK, n)).solution)
 
 
 @partial(jit, static_argnames="levels")
-def _limits(policy, eta, levels):
-    return tuple(limits(policy, levels, eta))
+def _limit(policy, eta, levels):
+    return limit(policy, levels, eta)
 
 
 @partial(jit, static_argnames="levels")
@@ -116,26 +126,38 @@ def _judged(policy, constraints, solution, bound, eta, levels) -> Attempt:
     return judged(policy, constraints, solution, bound, levels, eta)
 
 
-def _scanned(begun: Attempt, draw: Callable[[Array, Array, Array], Attempt], attempts: int, turns: Turns) -> Solution:
+@jit
+def _encoded(policy, plans):
+    """Plans as normalised vectors."""
+    return jax.vmap(policy.encode)(plans)
+
+
+def _scanned(
+    begun: Attempt, draw: Callable[[Array, Array, Array], Attempt], encode: Callable[[Any], Array], attempts: int
+) -> Solution:
     """Further attempts inside a transformation: for all plans, unless none needs one."""
 
-    def body(best: Attempt, number) -> tuple[Attempt, None]:
+    def body(carry: tuple[Attempt, Array], number) -> tuple[tuple[Attempt, Array], None]:
+        best, x = carry
         plans = jnp.arange(len(best.merit))
+        x = jnp.where(begins(number), encode(best.solution.plans), x)
 
         def once_more() -> Attempt:
-            return better(best, draw(plans, jnp.full(plans.shape, number), turns.turn(number)))
+            return better(best, draw(plans, jnp.full(plans.shape, number), x))
 
-        return jax.lax.cond(jnp.all(best.accepted), lambda: best, once_more), None
+        return (jax.lax.cond(jnp.all(best.accepted), lambda: best, once_more), x), None
 
-    return jax.lax.scan(body, begun, jnp.arange(1, attempts))[0].solution
+    carry = (begun, encode(begun.solution.plans))
+    return jax.lax.scan(body, carry, jnp.arange(1, attempts))[0][0].solution
 
 
 @partial(jit, static_argnames="levels")
-def _sample(policy, constraints, keys, sampler, eta, warm, levels) -> Solution:
+def _sample(policy, constraints, keys, sampler, eta, warm, start, levels) -> Solution:
     process = ReverseProcess.of(policy, count=levels, eta=eta)
 
-    def one(key, warm) -> Solution:
-        draw = sampler(process, constraints, key, warm)
+    def one(key, warm, x) -> Solution:
+        begun = {} if start is None else {"start": replace(start, x=x)}
+        draw = sampler(process, constraints, key, warm, **begun)
         plan = policy.decode(draw.x)
         report = constraints.report(plan, draw.aux, policy.context)
         violation, where, satisfied = report.violation, report.where, report.satisfied
@@ -160,7 +182,7 @@ def _sample(policy, constraints, keys, sampler, eta, warm, levels) -> Solution:
             labels=constraints.labels(),
         )
 
-    return jax.vmap(one)(keys, warm)
+    return jax.vmap(one)(keys, warm, None if start is None else start.x)
 
 
 def resolve(sampler: str | Sampler) -> Sampler:

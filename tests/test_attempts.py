@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 import diffopt
-from diffopt.attempts import _blocks, limits, pull
-from diffopt.constraints import ConstraintSet, from_residual
+from diffopt.attempts import Attempt, limit, persist, pull, resumes
+from diffopt.constraints import ConstraintSet, fit, from_residual
 from diffopt.plans import Point
 from diffopt.policies import gaussian_mixture
 from diffopt.process import ReverseProcess
 from diffopt.samplers import DDIM, OGD
+from diffopt.samplers.base import Start
+from diffopt.solution import Solution, Stats
 
 N, LEVELS, MOST = 24, 12, 6
 MODES = np.array([[-1.0, 0.0], [1.0, 0.0]])
@@ -60,9 +62,9 @@ def test_inside_jit_it_is_the_same():
 def test_a_plan_that_the_policy_would_move_is_drawn_again():
     """A sampler that snaps to the border of the wall finds what is feasible, far from both modes: the limit tells."""
     process = ReverseProcess.of(POLICY.bound(), count=LEVELS)
-    bound, strict = (float(v) for v in limits(POLICY.bound(), LEVELS, 1.0))
+    bound = float(limit(POLICY.bound(), LEVELS, 1.0))
     at_mode, between = (float(pull(process, jnp.array(x))) for x in ([1.0, 0.0], [0.4, 0.0]))
-    assert at_mode < strict < bound < between
+    assert at_mode < bound < between
     once, more = draw("snap", 0.4), draw("snap", 0.4, attempts=MOST)
     assert np.asarray(once.feasible).all() and np.asarray(more.feasible).all()
 
@@ -87,31 +89,66 @@ def test_no_attempt_at_all_is_refused():
         draw(DDIM(), attempts=0)
 
 
-def test_settings_of_ogd_take_turns():
-    """Draws steered from the middle and draws steered to the end, in turn; a single draw from the first level."""
-    (once,), turns = OGD().persistent(POLICY, 1).samplers, OGD().persistent(POLICY, 256)
-    patient, stubborn = turns.samplers
-    assert once.tighten > patient.tighten > stubborn.tighten > 0
+def test_ogd_draws_with_more_care_what_it_may_draw_again():
+    """Every level but the noisiest ones, to the end, with smaller margins; a single draw is steered from the first level."""
+    care = OGD().persistent(POLICY)
     levels = np.arange(LEVELS, 0, -1)
-    first, middle, last = (np.asarray(s.solved(LEVELS)) for s in (once, patient, stubborn))
-    assert first[levels > 0.9 * LEVELS].any()
-    assert not middle[levels > 0.7 * LEVELS].any() and not middle[-1] and last[-1]
-    order = [int(turns.turn(k)) for k in range(32)]
-    assert order == [0] * 4 + [1] * 12 + [2] * 4 + [3] * 12
-    assert order == turns.turn(np.arange(32)).tolist() == jax.vmap(turns.turn)(jnp.arange(32)).tolist()
-    assert [turns.at(k) for k in range(4)] == [patient, stubborn] * 2
-    chosen = jax.jit(lambda k: turns.at(turns.turn(k)).window[0])
-    assert [float(chosen(k)) for k in (0, 4)] == pytest.approx([patient.window[0], stubborn.window[0]])
+    once, often = (np.asarray(s.solved(LEVELS)) for s in (OGD(), care))
+    assert once[levels > 0.9 * LEVELS].any() and not often[levels > 0.8 * LEVELS].any()
+    assert often[levels <= 0.8 * LEVELS].all() and care.tighten < 0.1
+    assert OGD(tighten=0.01).persistent(POLICY).tighten < 0.01
+    assert OGD(every=0).persistent(POLICY) == OGD(every=0)
     assert OGD().usual_attempts() > 1 == OGD(every=0).usual_attempts() == OGD(hard=False).usual_attempts()
 
 
-def test_a_plans_attempts_are_taken_in_their_order():
+def attempt(values, merit) -> Attempt:
+    """One whose plans are numbers."""
+    n = len(values)
+    zero, one = np.zeros(n), np.ones(n, int)
+    stats = Stats(
+        evaluations=one, iterations=one, control_energy=zero, terminal_move=zero, acceptance=zero, attempts=one
+    )
+    solution = Solution(plans=values, aux={}, violation={}, where={}, status=zero, stats=stats, warm=None, labels={})
+    return Attempt(solution=solution, merit=merit)
+
+
+@pytest.mark.parametrize("block", [3, 5, 64])
+def test_a_plans_attempts_are_taken_in_their_order(block):
     """Whatever else is drawn, and however the attempts are cut into calls: the first that is accepted is the answer."""
-    turns = OGD().persistent(POLICY, 256)
-    plans, numbers = np.repeat([3, 5], 12), np.tile(np.arange(10, 22), 2)
-    made = []
-    for part, number, turn in _blocks(plans, numbers, turns, 5):
-        assert len(part) <= 5 and set(turns.turn(number)) == {turn}
-        made += zip(part.tolist(), number.tolist(), strict=True)
-    for plan in (3, 5):
-        assert [number for p, number in made if p == plan] == list(range(10, 22))
+    accepted = np.array([[9, 12, 13], [4, 5, 21]])  # at which attempts, of each plan
+
+    def draw(plans, numbers, _) -> Attempt:
+        assert len({(number >= 4) + (number >= 16) + (number >= 20) for number in numbers}) == 1  # all of one turn
+        good = (accepted[plans] == numbers[:, None]).any(axis=1)
+        return attempt(values=numbers.astype(float), merit=np.where(good, 0.0, 1.0))
+
+    best = persist(draw(np.arange(2), np.zeros(2, int), None), draw, lambda plans: plans[:, None], 32, block=block)
+    assert best.solution.plans.tolist() == [9.0, 4.0] and best.accepted.all()
+
+
+def test_attempts_that_go_on_begin_at_the_best_plan_of_the_turns_before():
+    """Attempts are numbered from 0; four begin with noise, twelve go on, and again."""
+    begun = []
+
+    def draw(plans, numbers, x) -> Attempt:
+        begun.extend(zip(numbers.tolist(), x[:, 0].tolist(), strict=True))
+        return attempt(values=-numbers.astype(float), merit=2.0 - numbers / 100)
+
+    persist(attempt(values=np.zeros(1), merit=np.full(1, 3.0)), draw, lambda plans: plans[:, None], 20, block=1)
+    assert [number for number, _ in begun] == list(range(1, 20))
+    assert all(x == -3 for number, x in begun if 4 <= number < 16) and begun[-1] == (19, -15)
+    assert [bool(resumes(k)) for k in (0, 3, 4, 15, 16, 19, 20)] == [False, False, True, True, False, False, True]
+
+
+def test_a_draw_that_goes_on_stays_near_to_where_it_began():
+    process = ReverseProcess.of(POLICY.bound(), count=LEVELS)
+
+    def ends(level: int, x: float) -> np.ndarray:
+        def one(key):
+            begun = Start(x=jnp.array([x, 0.0]), level=jnp.asarray(level))
+            return OGD()(process, fit(wall(-9.0), POLICY.spec), key, None, begun).x
+
+        return np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 64)))[:, 0]
+
+    assert (ends(LEVELS // 4, 1.0) > 0).all() and (ends(LEVELS // 4, -1.0) < 0).all()
+    assert (ends(LEVELS, 1.0) == ends(LEVELS, -1.0)).all() and 0.2 < np.mean(ends(LEVELS, 1.0) > 0) < 0.8

@@ -100,7 +100,7 @@ def test_one_plan_alone_inside_jit(name):
     keys = jax.random.split(jax.random.key(1), N)[3:4]
 
     def alone(offset):
-        result = _sample(policy, half_space(offset), keys, sampler_of(name), 1.0, None, LEVELS)
+        result = _sample(policy, half_space(offset), keys, sampler_of(name), 1.0, None, None, LEVELS)
         return result.plans.values.mean(), result
 
     if describe(name).differentiable:

@@ -7,9 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from diffopt.constraints import ConstraintSet
+from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
 from diffopt.solution import Stats
 
@@ -39,6 +40,37 @@ class Sampler(Protocol):
     """Draws one plan; unbatched, pure, and a pytree whose numbers may change without a retrace."""
 
     def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Any) -> Draw: ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """From where a draw goes.
+
+    Attributes:
+      x: a clean normalised vector, to which the noise of the level is added.
+      level: that level; the highest for pure noise, whatever x is.
+    """
+
+    x: Float[Array, "n"]
+    level: Int[Array, ""]
+
+
+@runtime_checkable
+class Persistent(Protocol):
+    """A sampler that has plans drawn again by itself; it takes a start beside what a `Sampler` takes."""
+
+    def __call__(
+        self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Any, start: Start | None = None
+    ) -> Draw: ...
+
+    def usual_attempts(self) -> int:
+        """How often a plan is drawn at most."""
+        ...
+
+    def persistent(self, policy: Policy) -> Sampler:
+        """What draws a plan that may be drawn again."""
+        ...
 
 
 def stats(

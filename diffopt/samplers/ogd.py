@@ -30,14 +30,10 @@ correction (`move`), or, where levels are solved to the end and that says little
 |D(alpha x_0, k) - x_0| at a fifth of the levels (`stay`, one more evaluation per particle).
 
 Particles are drawn for all plans, attempts only for those that failed: outside of transformations `sample` has these drawn again, up to
-`attempts` times. A single draw has to be feasible at once, so that its noisiest levels are steered already, where it is decided what kind
-of plan it becomes: too often the kind to which the nearest feasible point of a blurred estimate belongs. Where failure is seen and drawn
-again, two settings take turns (`persistent`):
-
-    patient    noisy levels are left to the prior: levels are solved from `PATIENT` on only, and the last tenth is the network's own
-    stubborn   levels are solved from `STUBBORN` on to the end, with smaller margins, which finds the rarest plans
-
-Which setting makes an attempt depends on its number alone, so that the answer for a key does not depend on what else is drawn.
+`attempts` times. A single draw is cheap, and has to be feasible at once, so that its noisiest levels are steered already, where it is
+decided what kind of plan it becomes: too often the kind to which the nearest feasible point of a blurred estimate belongs. Where failure
+is seen and drawn again, draws are made with more care (`persistent`): the noisiest fifth of the levels is left to the prior, every other
+level is solved, to the end, with smaller margins, a smaller gain, and one guess more.
 """
 
 from __future__ import annotations
@@ -54,24 +50,18 @@ from diffopt.constraints import ConstraintSet
 from diffopt.paths import is_path
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
-from diffopt.samplers.base import Draw, stats
+from diffopt.samplers.base import Draw, Start, stats
 from diffopt.samplers.correction import Correction
 from diffopt.samplers.ddim import DDIM
 from diffopt.samplers.registry import Card
 from diffopt.samplers.tracks import Progress, Tracks
-from diffopt.samplers.turns import Turns
 from diffopt.solvers import RealTimeIteration, Solver
 
 Anchor = Literal["sampled", "zero"]
 Constrain = Literal["lookahead", "current", "next"]
 Merit = Literal["move", "stay"]
-PATIENT, STUBBORN = (0.6, 0.1), (0.8, 0.0)  # the windows where a plan may be drawn again,
-CLOSER, CLOSEST, WIDER = (
-    0.6,
-    0.3,
-    3,
-)  # how much smaller the margins are, and among how many guesses joints are looked for
-TURNS = (4, 12)  # how many attempts in a row each of the two makes
+# where a plan may be drawn again: the window, the gain, how much smaller the margins are, and among how many guesses joints are looked for
+WINDOW, GAIN, CLOSER, WIDER = (0.8, 0.0), 0.5, 0.3, 3
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
 
@@ -91,8 +81,8 @@ class OGD:
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
       particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
-      attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), as `persistent`
-        says; None for 256, and for once where no level is solved or the answer is to be differentiable (not `hard`).
+      attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), with the
+        care of `persistent`; None for 256, and for once where no level is solved or the answer is to be differentiable (not `hard`).
       gain: exponent of b = alpha^gain. most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
     """
@@ -138,42 +128,35 @@ class OGD:
             return self.attempts
         return 256 if self.hard and self._solves else 1
 
-    def persistent(self, policy: Policy, most: int) -> Turns:
-        """What draws a plan that is drawn up to `most` times."""
-        once = replace(self, attempts=None, tighten=self._tighten(policy))
-        if most == 1 or not self._solves:
-            return Turns(samplers=(once,))
-        return Turns(samplers=(once.patient(), once.stubborn()), lengths=TURNS)
+    def persistent(self, policy: Policy) -> OGD:
+        """What draws a plan that may be drawn again."""
+        if not self._solves:
+            return self
+        closer, wider = CLOSER * self._tighten(policy), max(self.search, WIDER)
+        return replace(self, every=1, window=WINDOW, gain=GAIN, tighten=closer, search=wider)
 
     @property
     def _solves(self) -> bool:
         return isinstance(self.every, jax.core.Tracer) or bool(self.every)
-
-    def patient(self) -> OGD:
-        """For a draw of several: every level from the middle on, with margins that fit between close obstacles, and more guesses."""
-        return self._again(PATIENT, CLOSER)
-
-    def stubborn(self) -> OGD:
-        """For a draw of many: nearly every level to the end, with small margins."""
-        return self._again(STUBBORN, CLOSEST)
-
-    def _again(self, window: tuple[float, float], closer: float) -> OGD:
-        tighten = None if self.tighten is None else closer * self.tighten
-        return replace(self, every=1, window=window, gain=1.0, tighten=tighten, search=max(self.search, WIDER))
 
     def _tighten(self, policy: Policy) -> Any:
         usual = 0.02 if is_path(policy.spec.plan_type) else 0.1
         return usual if self.tighten is None else self.tighten
 
     def __call__(
-        self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None = None
+        self,
+        process: ReverseProcess,
+        constraints: ConstraintSet,
+        key: Array,
+        warm: Tracks | None = None,
+        start: Start | None = None,
     ) -> Draw:
         if not constraints:
             return DDIM()(process, constraints, key)
         if self.particles == 1:
-            return self._draw(process, constraints, key, warm)
+            return self._draw(process, constraints, key, warm, start)
         keys = jax.random.split(key, self.particles)
-        draws = jax.vmap(lambda key, warm: self._draw(process, constraints, key, warm))(keys, warm)
+        draws = jax.vmap(lambda key, warm: self._draw(process, constraints, key, warm, start))(keys, warm)
         far, asked = draws.stats.terminal_move, 0
         if self.merit == "stay":
             k = max(1, round(STAY * process.count))
@@ -199,14 +182,24 @@ class OGD:
         within = (levels <= first * count) & (levels > last * count)
         return within & (self.every > 0) & (levels % jnp.maximum(self.every, 1) == 0)
 
-    def _draw(self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Tracks | None) -> Draw:
+    def _draw(
+        self,
+        process: ReverseProcess,
+        constraints: ConstraintSet,
+        key: Array,
+        warm: Tracks | None,
+        start: Start | None,
+    ) -> Draw:
         """One particle. The terminal correction is the last step of the same loop, so that the program holds the solver once."""
         init_key, noise_key = jax.random.split(key)
         count = process.count
         noise = jax.random.normal(noise_key, (count, process.dim))
         correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks, search=self.search)
         solver = RealTimeIteration(penalty=self.penalty, hard=self.hard, passes=correction.passes)
-        x = process.prior(init_key)
+        x, level = process.prior(init_key), jnp.asarray(count) if start is None else start.level
+        if start is not None:
+            noisy = process.alpha[level] * start.x + process.sigma[level] * jax.random.normal(init_key, x.shape)
+            x = jnp.where(level < count, noisy, x)
         tracks = correction.seeds(x, solver) if warm is None else warm
 
         def body(carry, step):
@@ -227,13 +220,18 @@ class OGD:
             control = jnp.where(process.std[k] > 0, anchor + move / jnp.maximum(process.std[k], 1e-6), 0.0)
             return (jnp.where(k > 0, anchored + move, x), tracks), (0.5 * jnp.sum(control**2), progress)
 
+        def body_from(carry, step):
+            return jax.lax.cond(
+                step[0] <= level, body, lambda carry, _: (carry, (jnp.zeros(()), Progress.none(carry[1]))), carry, step
+            )
+
         solved = self.solved(count)
         steps = (
             jnp.arange(count, -1, -1),
             jnp.concatenate([noise, jnp.zeros((1, process.dim))]),
             jnp.append(solved, True),
         )
-        (x, tracks), (energy, progress) = jax.lax.scan(body, (x, tracks), steps)
+        (x, tracks), (energy, progress) = jax.lax.scan(body if start is None else body_from, (x, tracks), steps)
         choose = correction.judged if self.tracks > 1 or self.particles > 1 else correction.best
         end = choose(x, tracks, jax.tree.map(lambda leaf: leaf[-1], progress))
         more = int(self.constrain == "lookahead")
@@ -242,7 +240,7 @@ class OGD:
             aux=end.aux,
             settled=end.settled,
             stats=stats(
-                evaluations=count + more * jnp.sum(solved),
+                evaluations=level + more * jnp.sum(solved & (steps[0][:-1] <= level)),
                 iterations=jnp.sum(progress.iterations),
                 control_energy=jnp.sum(energy),
                 terminal_move=jnp.linalg.norm(end.x - end.reference),

@@ -48,7 +48,7 @@ def seconds(bench: Bench, sampler: Sampler, block: Sequence[Trial], repeats: int
 
     Here and below it is the process's time on its processors, which does not depend on what else the machine does.
     """
-    given = (*trials.Places.of(bench, block).arguments(block), sampler, trials.LEVELS)
+    given = (*trials.Places.of(bench, block).arguments(block), sampler, None, trials.LEVELS)
     jax.block_until_ready(trials.program(*given))
     spent = []
     for _ in range(repeats):

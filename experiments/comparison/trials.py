@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffopt
-from diffopt.attempts import HOPELESS, Attempt, judged, limits, persist
+from diffopt.attempts import HOPELESS, Attempt, judged, limit, persist, start
 from diffopt.compiling import jit
+from diffopt.constraints import ConstraintSet
 from diffopt.policies.base import Context
+from diffopt.process import ReverseProcess
 from diffopt.samplers import Sampler
-from diffopt.samplers.turns import Persistent, Turns
+from diffopt.samplers.base import Draw, Persistent, Start
 from experiments.comparison.benches import Bench, stack
 
 LEVELS = 16
@@ -67,20 +69,35 @@ class Outcome:
 
 
 @partial(jax.jit, static_argnames="levels")
-def _limits(policy, levels):
-    return limits(policy, levels, 1.0)
+def _limit(policy, levels):
+    return limit(policy, levels, 1.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A sampler whose draws begin somewhere."""
+
+    sampler: Persistent
+    start: Start
+
+    def __call__(self, process: ReverseProcess, constraints: ConstraintSet, key: jax.Array, warm: Any) -> Draw:
+        return self.sampler(process, constraints, key, warm, self.start)
 
 
 @partial(jit, static_argnames="levels")
-def program(policy, frames, constraints, keys, bounds, sampler, levels) -> Attempt:
+def program(policy, frames, constraints, keys, bounds, sampler, start, levels) -> Attempt:
     """One plan each, and its merit; leaves have one leading axis."""
 
-    def one(frame, constraints, key, bound):
+    def one(frame, constraints, key, bound, x):
         placed = replace(policy, context=Context(frame=frame))
-        result = diffopt.sample(placed, constraints, key=key, sampler=sampler, levels=levels, attempts=1)
+        begun = sampler if start is None else Begun(sampler=sampler, start=replace(start, x=x))
+        result = diffopt.sample(placed, constraints, key=key, sampler=begun, levels=levels, attempts=1)
         return judged(placed, constraints, replace(result, warm=None), bound, levels, 1.0)
 
-    return jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(frames, constraints, keys, bounds))
+    return jax.tree.map(
+        lambda leaf: leaf[:, 0], jax.vmap(one)(frames, constraints, keys, bounds, None if start is None else start.x)
+    )
 
 
 @jax.jit
@@ -94,11 +111,11 @@ class Places:
     """The instances of some trials, made once: frames and constraints in rows, and the row of each; made by `Places.of`.
 
     Attributes:
-      limits: of the pull, see `diffopt.attempts`; the prior is the same at all.
+      limit: of the pull, see `diffopt.attempts`; the prior is the same at all.
     """
 
     bench: Bench
-    limits: Any
+    limit: Any
     rows: Mapping[tuple[str, int], int]
     frames: Any
     constraints: Any
@@ -108,20 +125,20 @@ class Places:
         there = list(dict.fromkeys((t.dial, t.number) for t in wanted))
         return Places(
             bench=bench,
-            limits=np.asarray(_limits(replace(bench.policy, context=Context()).bound(), LEVELS)),
+            limit=np.asarray(_limit(replace(bench.policy, context=Context()).bound(), LEVELS)),
             rows={place: i for i, place in enumerate(there)},
             frames=stack([bench.frame(*place) for place in there]),
             constraints=stack([bench.constraints(*place) for place in there]),
         )
 
     def arguments(self, block: Sequence[Trial], numbers: Sequence[int] | None = None) -> tuple[Any, ...]:
-        """What the program takes beside the sampler: policy, frames, constraints, keys (of attempts, by number), limits."""
+        """What the program takes beside the sampler: policy, frames, constraints, keys (of attempts, by number), the limit."""
         rows = np.array([self.rows[t.dial, t.number] for t in block])
         frames, constraints = jax.tree.map(lambda leaf: leaf[rows], (self.frames, self.constraints))
         attempts = np.zeros(len(block), int) if numbers is None else np.asarray(numbers)
         keys = _keys(np.array([t.key for t in block]), np.array([t.number for t in block]), attempts)
         policy = replace(self.bench.policy, context=Context()).bound()
-        return policy, frames, constraints, keys, np.where(attempts > 0, self.limits[1], self.limits[0])
+        return policy, frames, constraints, keys, np.full(len(block), self.limit)
 
 
 @jax.jit
@@ -136,12 +153,17 @@ def _keys(keys, numbers, attempts):
 
 
 def draw(
-    places: Places, sampler: Sampler, block: Sequence[Trial], size: int, numbers: Sequence[int] | None = None
+    places: Places,
+    sampler: Sampler,
+    block: Sequence[Trial],
+    size: int,
+    numbers: Sequence[int] | None = None,
+    begun: Start | None = None,
 ) -> Attempt:
     """One attempt for every trial of a block, which is padded to a size."""
     fill = size - len(block)
     attempts = [*(numbers or [0] * len(block)), *[0] * fill]
-    return program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, LEVELS)
+    return program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, begun, LEVELS)
 
 
 def attempted(
@@ -149,23 +171,31 @@ def attempted(
 ) -> Attempt:
     """All trials, `chunk` at a time; what fails by its own account is drawn again as by `sample(attempts=most)`, `total` draws in all."""
     parts = []
-    turns = Turns.of(sampler, places.bench.policy, most)
+    resuming = most > 1 and isinstance(sampler, Persistent)
+    if resuming:
+        sampler = sampler.persistent(places.bench.policy)
+    policy, frames, *_ = places.arguments(wanted)
 
-    def of_turn(turn: int, block: Sequence[Trial], numbers: list[int] | None = None) -> Attempt:
-        return draw(places, turns.at(turn), block, chunk, numbers)
+    def begun(x: Any, number: int) -> Start | None:
+        return start(x, number, LEVELS) if resuming else None
 
+    def encode(plans: Any) -> Any:
+        return vectors(policy, frames, plans)
+
+    noise = np.zeros((chunk, places.bench.policy.spec.dim), np.float32)
     for first in range(0, len(wanted), chunk):
         block = wanted[first : first + chunk]
-        part = of_turn(0, block)
+        part = draw(places, sampler, block, chunk, begun=begun(noise, 0))
         parts.append([np.asarray(leaf)[: len(block)] for leaf in jax.tree.leaves(part)])
     joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
     first_draws = jax.tree.unflatten(jax.tree.structure(part), joined)
 
-    def again(plans: np.ndarray, numbers: np.ndarray, turn: int) -> Attempt:
-        return of_turn(turn, [wanted[i] for i in plans], [int(a) for a in numbers])
+    def again(plans: np.ndarray, numbers: np.ndarray, x: np.ndarray) -> Attempt:
+        attempts = [int(a) for a in numbers]
+        return draw(places, sampler, [wanted[i] for i in plans], chunk, attempts, begun(x, attempts[0]))
 
     hopeless = most if total < np.inf else HOPELESS
-    return persist(first_draws, again, most, turns, block=chunk, total=total, hopeless=hopeless)
+    return persist(first_draws, again, encode, most, block=chunk, total=total, hopeless=hopeless)
 
 
 def own_attempts(bench: Bench, sampler: Sampler) -> int:
