@@ -84,12 +84,12 @@ def distance_table(body: Mapping[str, Any]) -> str:
     head = "| method | " + " | ".join(f"{d} %" for d in dials) + " |\n" + "|---" * (len(dials) + 1) + "|\n"
     lines = []
     for name, row in entries.items():
-        cells = [f"{row[d]['ratio']:.2f} ({row[d]['plans']:.0f})" if d in row else "too few" for d in dials]
+        cells = [f"{row[d]['ratio_text']} ({row[d]['instances']})" if d in row else "too few" for d in dials]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return (
         head
         + "\n".join(lines)
-        + f"\n\nIn brackets: successful plans of {body['config']['chunk']} draws. {made(body)}\n"
+        + f"\n\n{body['config']['chunk']} draws; in brackets a bootstrap interval over instances, and their number. {made(body)}\n"
     )
 
 
@@ -114,8 +114,9 @@ def section() -> str:
         parts.append(text + "\n\n" + distance_table(far))
         parts += pictures("distance")
     for problem in ("arm_paths", "avoiding", "maze"):
-        if paths := results("one", problem):
-            parts.append(f"The problem `{problem}`, one call for one plan:\n\n" + success_table(paths))
+        for kind, how in (("one", "one call for one plan"), ("matched", "the same clock for all")):
+            if paths := results(kind, problem):
+                parts.append(f"The problem `{problem}`, {how}:\n\n" + success_table(paths))
     return "\n".join(parts)
 
 

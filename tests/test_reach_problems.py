@@ -168,3 +168,11 @@ def test_the_instances_are_of_their_dials_and_validation_is_apart():
         assert all(low <= share <= high and found >= 5 for _, share, found in rows)
         mine, theirs = place.instances(dial, 8), place.instances(dial, 8, validation=True)
         assert max(theirs) < benches.REPORTED <= min(mine)
+
+
+def test_the_ratio_of_distances_has_an_interval_over_instances():
+    rows = [{"distance": 2.0 * e, "exact": e} for e in (1.0, 2.0, 3.0)]
+    same = distances.ratio(rows)
+    assert same["ratio"] == same["ratio_low"] == same["ratio_high"] == 2.0
+    wide = distances.ratio([*rows, {"distance": 9.0, "exact": 1.0}])
+    assert wide["ratio_low"] <= wide["ratio"] == 3.0 <= wide["ratio_high"] and wide["ratio_low"] < wide["ratio_high"]

@@ -19,10 +19,11 @@ COLUMNS = {
     "plans": "plans",
     "distance": "distance",
     "exact": "exact draws",
-    "ratio": "ratio",
+    "ratio_text": "ratio [95 %]",
 }
 EXACT = 512  # exact draws of a posterior
-NEAR, PARTS = 4, 4  # instances per dial that they are drawn for; over how many distances a row is averaged
+RESAMPLES = 4000  # of instances, for an interval
+PARTS = 4  # over how many distances a row is averaged
 
 
 def measure(config: dict[str, Any], output: str, console: Console) -> list[dict[str, Any]]:
@@ -37,7 +38,7 @@ def measure(config: dict[str, Any], output: str, console: Console) -> list[dict[
     results = open_results(output, {k: v for k, v in config.items() if k not in methods.GROWING})
     n = config["chunk"]
     for dial in dials:
-        for number in place.instances(dial, NEAR, validation=config["validation"]):
+        for number in place.instances(dial, config["instances"], validation=config["validation"]):
             waiting = [name for name in names if not results.done(f"{name}/{dial}/{number}")]
             if not waiting:
                 continue
@@ -66,10 +67,24 @@ def measure(config: dict[str, Any], output: str, console: Console) -> list[dict[
             ]
             if rows:
                 entry = {k: float(np.mean([r[k] for r in rows])) for k in ("plans", "distance", "exact")}
-                summary.append({"method": name, "dial": dial, **entry, "ratio": entry["distance"] / entry["exact"]})
+                summary.append({"method": name, "dial": dial, "instances": len(rows), **entry, **ratio(rows)})
     results.finish(summary, config["seed"])
-    console.print(table(f"{n} draws on {NEAR} instances a dial", COLUMNS, summary))
+    console.print(table(f"{n} draws on {config['instances']} instances a dial", COLUMNS, summary))
     return summary
+
+
+def ratio(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean distance over that of exact draws, with a bootstrap interval over instances."""
+    far, exact = (np.array([row[key] for row in rows]) for key in ("distance", "exact"))
+    drawn = np.random.default_rng(0).integers(len(rows), size=(RESAMPLES, len(rows)))
+    low, high = np.quantile(far[drawn].mean(axis=1) / exact[drawn].mean(axis=1), [0.025, 0.975])
+    estimate = float(far.mean() / exact.mean())
+    return {
+        "ratio": estimate,
+        "ratio_low": float(low),
+        "ratio_high": float(high),
+        "ratio_text": f"{estimate:.2f} [{low:.2f}, {high:.2f}]",
+    }
 
 
 def _biased(x: np.ndarray, reference: Reference) -> float:
