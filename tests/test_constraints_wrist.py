@@ -29,7 +29,7 @@ from diffopt.plans import Grasp, GraspSpec
 from diffopt.policies import gaussian_mixture
 from diffopt.robots import embodiments
 from diffopt.robots.embodiment import Embodiment
-from diffopt.samplers.correction import Correction
+from diffopt.samplers.nearest import Nearest
 from diffopt.scenes import Surrounding, objects, random_base, tabletop
 
 PLATFORM = """
@@ -251,8 +251,8 @@ def test_solvers_linearise_all_of_them_by_the_joints_alone(robot):
     policy = gaussian_mixture(jnp.eye(spec.dim)[3:4] + jnp.eye(spec.dim)[7:8], 1.0, spec=spec).bound()
     own = from_residual(lambda plan: plan.position[2:], name="low", plan_type=Grasp)
     for reach in (constraints["reach"], TolerantReach.free_axis(robot)):
-        assert Correction(policy=policy, constraints=constraints.replace("reach", reach) | own)._joints_only
-    assert not Correction(policy=policy, constraints=constraints.remove("reach"))._joints_only
+        assert Nearest(policy=policy, constraints=constraints.replace("reach", reach) | own)._joints_only
+    assert not Nearest(policy=policy, constraints=constraints.remove("reach"))._joints_only
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ class Projection:
     @property
     def solver(self) -> RealTimeIteration:
         """Steps are limited where the unknowns are joints; a vector may go all the way at once."""
-        longest = 0.5 if self.correction.eliminated else FARTHEST
+        longest = 0.5 if self.correction.nearest.eliminated else FARTHEST
         return RealTimeIteration(penalty=self.penalty, hard=False, longest=longest, passes=self.correction.passes)
 
     def start(self, c: Float[Array, "n"]) -> Tracks:
@@ -61,9 +61,9 @@ class Projection:
 
     def __call__(self, c: Float[Array, "n"], tracks: Tracks, weight: Any = 1.0) -> Corrected:
         """P(c); where the vector is an unknown it starts at c, whatever the tracks say."""
-        if not self.correction.eliminated:
+        if not self.correction.nearest.eliminated:
             tracks = replace(
-                tracks, z=tracks.z | {"x": jnp.broadcast_to(self.correction.meaning(c), tracks.z["x"].shape)}
+                tracks, z=tracks.z | {"x": jnp.broadcast_to(self.correction.nearest.meaning(c), tracks.z["x"].shape)}
             )
         return self.correction.settle(c, tracks, self.solver, weight, steps=self.passes)
 
