@@ -11,10 +11,10 @@ own plain plans in the same context: the limit is a quantile of the pulls of `PL
 quantile is well below one: where plans of the policy's that are feasible are rare, most of what has the pull of its more unusual plans
 is not one of them.
 
-Where noise has failed a few times, the best plan so far, most often a feasible one that is pulled a little too hard, is the better
-beginning: it is made as noisy as at `RESUMED` of the levels and drawn from there, which costs less than half of a whole draw. Attempts
-from noise and attempts that go on take `TURNS`; in a turn all go on from what was the best when it began. That is for samplers that can
-begin at a level (`samplers.base.Persistent`); others always begin with noise.
+Where noise has failed a few times, the best plan so far, if it is feasible and only pulled too hard, is the better beginning: it is made
+as noisy as at `RESUMED` of the levels and drawn from there, which costs less than half of a whole draw. Attempts from noise and attempts
+that go on take `TURNS`; in a turn all go on from what was the best when it began. That is for samplers that can begin at a level
+(`samplers.base.Persistent`); others always begin with noise.
 
 Plans that are not accepted are drawn again with keys of their own, until they are, or `most` draws were made, or `HOPELESS` and not one of
 them was feasible. Of these the best is returned:
@@ -111,9 +111,9 @@ def begins(number: Any) -> Any:
     return (number % sum(TURNS) == 0) | (number % sum(TURNS) == TURNS[0])
 
 
-def start(x: Float[Array, "*B n"], number: Any, levels: int) -> Start:
-    """Where an attempt begins, given the best vector so far."""
-    return Start(x=jnp.nan_to_num(x), level=jnp.where(resumes(number), max(1, round(RESUMED * levels)), levels))
+def start(x: Float[Array, "*B n"], goes_on: Any, levels: int) -> Start:
+    """Where attempts begin, given the best vectors so far."""
+    return Start(x=jnp.nan_to_num(x), level=jnp.where(goes_on, max(1, round(RESUMED * levels)), levels))
 
 
 def better(best: Attempt, new: Attempt) -> Attempt:
@@ -137,7 +137,7 @@ def better(best: Attempt, new: Attempt) -> Attempt:
 
 def persist(
     first: Attempt,
-    draw: Callable[[Int[np.ndarray, "B"], Int[np.ndarray, "B"], Float[Any, "B n"]], Attempt],
+    draw: Callable[[Int[np.ndarray, "B"], Int[np.ndarray, "B"], Float[np.ndarray, "B n"], bool], Attempt],
     encode: Callable[[Any], Float[Any, "N n"]],
     most: int,
     *,
@@ -148,8 +148,8 @@ def persist(
     """The first attempt, improved by further ones where it was not accepted; on the host.
 
     Args:
-      draw: attempts for a block of plans, given which plans, the number of the attempt of each (the first was 0), of one turn, and the
-        best vector of each when that turn began.
+      draw: attempts for a block of plans, given which plans, the number of the attempt of each (the first was 0), the best
+        vector of each when that turn began, and whether they go on from there.
       encode: plans as vectors.
       most: draws per plan in all.
       total: draws over all plans after which no further one begins.
@@ -157,14 +157,15 @@ def persist(
     """
     best = jax.tree.map(np.array, first)
     count = len(best.merit)
-    made, spent, begun = 1, count, np.array(encode(best.solution.plans))
+    made, spent = 1, count
+    begun, near = np.array(encode(best.solution.plans)), best.merit < INFEASIBLE
     while spent < total:
         cap = np.where(best.merit < INFEASIBLE, most, min(most, hopeless))
         open_ = np.flatnonzero((best.merit > 0) & (made < cap))
         if not len(open_):
             break
         if begins(made):
-            begun = np.array(encode(best.solution.plans))
+            begun, near = np.array(encode(best.solution.plans)), best.merit < INFEASIBLE
         # one attempt for each, and where that leaves room in the last block more, as many as are left of the turn
         each = max(1, block // len(open_))
         numbers = np.arange(made, made + each)
@@ -173,15 +174,17 @@ def persist(
         plans, numbers = np.repeat(open_, len(numbers)), np.tile(numbers, len(open_))
         there = numbers < cap[plans]
         plans, numbers = plans[there], numbers[there]
-        for i in range(0, len(plans), block):
-            if spent >= total:
-                break
-            part, number = plans[i : i + block], numbers[i : i + block]
-            fill = block - len(part)
-            padded = np.pad(part, (0, fill), "edge")
-            new = draw(padded, np.pad(number, (0, fill), "edge"), begun[padded])
-            _take(best, jax.tree.map(np.asarray, new), part)
-            spent += len(part)
+        on = resumes(numbers) & near[plans]
+        for goes_on in (False, True):
+            (mine,) = np.nonzero(on == goes_on)
+            for first_of in range(0, len(mine), block):
+                if spent >= total:
+                    break
+                chosen = mine[first_of : first_of + block]
+                padded = np.pad(chosen, (0, block - len(chosen)), "edge")
+                new = draw(plans[padded], numbers[padded], begun[plans[padded]], goes_on)
+                _take(best, jax.tree.map(np.asarray, new), plans[chosen])
+                spent += len(chosen)
     return best
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffopt.attempts import BLOCK, Attempt, begins, better, judged, limit, persist, start
+from diffopt.attempts import BLOCK, INFEASIBLE, Attempt, begins, better, judged, limit, persist, resumes, start
 from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet, fit
 from diffopt.policies.base import Policy
@@ -93,19 +93,19 @@ def sample(
     if isinstance(sampler, Persistent):
         sampler = sampler.persistent(policy)
 
-    def begun_at(x, number):
-        return start(x, number, levels) if resuming else None
+    def begun_at(x, goes_on):
+        return start(x, goes_on, levels) if resuming else None
 
     noise = jnp.zeros((n, policy.spec.dim))
-    first = _sample(policy, constraints, keys, sampler, eta, warm, begun_at(noise, 0), levels)
+    first = _sample(policy, constraints, keys, sampler, eta, warm, begun_at(noise, False), levels)
     usual = _limit(policy, eta, levels)
     begun = _judged(policy, constraints, first, usual, eta, levels)
 
-    def draw(plans, numbers, x) -> Attempt:
+    def draw(plans, numbers, x, goes_on) -> Attempt:
         """Some of the plans once more, each with the key of its attempt; for as many as the first time, by the same program."""
         again, warmed = jax.tree.map(lambda leaf: leaf[plans], (keys, warm))
         fresh = jax.vmap(jax.random.fold_in)(again, numbers)
-        solution = _sample(policy, constraints, fresh, sampler, eta, warmed, begun_at(x, numbers[0]), levels)
+        solution = _sample(policy, constraints, fresh, sampler, eta, warmed, begun_at(x, goes_on), levels)
         return _judged(policy, constraints, solution, usual, eta, levels)
 
     def encode(plans):
@@ -133,31 +133,32 @@ def _encoded(policy, plans):
 
 
 def _scanned(
-    begun: Attempt, draw: Callable[[Array, Array, Array], Attempt], encode: Callable[[Any], Array], attempts: int
+    begun: Attempt, draw: Callable[[Array, Array, Array, Array], Attempt], encode: Callable[[Any], Array], attempts: int
 ) -> Solution:
     """Further attempts inside a transformation: for all plans, unless none needs one."""
 
-    def body(carry: tuple[Attempt, Array], number) -> tuple[tuple[Attempt, Array], None]:
-        best, x = carry
+    def best_of(attempt: Attempt) -> tuple[Array, Array]:
+        return encode(attempt.solution.plans), attempt.merit < INFEASIBLE
+
+    def body(carry: tuple[Attempt, tuple[Array, Array]], number) -> tuple[tuple[Attempt, tuple[Array, Array]], None]:
+        best, turn = carry
         plans = jnp.arange(len(best.merit))
-        x = jnp.where(begins(number), encode(best.solution.plans), x)
+        x, near = turn = jax.lax.cond(begins(number), lambda: best_of(best), lambda: turn)
 
         def once_more() -> Attempt:
-            return better(best, draw(plans, jnp.full(plans.shape, number), x))
+            return better(best, draw(plans, jnp.full(plans.shape, number), x, resumes(number) & near))
 
-        return (jax.lax.cond(jnp.all(best.accepted), lambda: best, once_more), x), None
+        return (jax.lax.cond(jnp.all(best.accepted), lambda: best, once_more), turn), None
 
-    carry = (begun, encode(begun.solution.plans))
-    return jax.lax.scan(body, carry, jnp.arange(1, attempts))[0][0].solution
+    return jax.lax.scan(body, (begun, best_of(begun)), jnp.arange(1, attempts))[0][0].solution
 
 
 @partial(jit, static_argnames="levels")
 def _sample(policy, constraints, keys, sampler, eta, warm, start, levels) -> Solution:
     process = ReverseProcess.of(policy, count=levels, eta=eta)
 
-    def one(key, warm, x) -> Solution:
-        begun = {} if start is None else {"start": replace(start, x=x)}
-        draw = sampler(process, constraints, key, warm, **begun)
+    def one(key, warm, start) -> Solution:
+        draw = sampler(process, constraints, key, warm, **({} if start is None else {"start": start}))
         plan = policy.decode(draw.x)
         report = constraints.report(plan, draw.aux, policy.context)
         violation, where, satisfied = report.violation, report.where, report.satisfied
@@ -182,7 +183,9 @@ def _sample(policy, constraints, keys, sampler, eta, warm, start, levels) -> Sol
             labels=constraints.labels(),
         )
 
-    return jax.vmap(one)(keys, warm, None if start is None else start.x)
+    # one level for all where it can be: then what lies above is left out, and not computed in vain
+    axes = None if start is None else replace(start, x=0, level=0 if start.level.ndim else None)
+    return jax.vmap(one, in_axes=(0, 0, axes))(keys, warm, start)
 
 
 def resolve(sampler: str | Sampler) -> Sampler:

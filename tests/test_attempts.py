@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import diffopt
-from diffopt.attempts import Attempt, limit, persist, pull, resumes
+from diffopt.attempts import INFEASIBLE, Attempt, limit, persist, pull, resumes
 from diffopt.constraints import ConstraintSet, fit, from_residual
 from diffopt.plans import Point
 from diffopt.policies import gaussian_mixture
@@ -117,12 +117,14 @@ def test_a_plans_attempts_are_taken_in_their_order(block):
     """Whatever else is drawn, and however the attempts are cut into calls: the first that is accepted is the answer."""
     accepted = np.array([[9, 12, 13], [4, 5, 21]])  # at which attempts, of each plan
 
-    def draw(plans, numbers, _) -> Attempt:
-        assert len({(number >= 4) + (number >= 16) + (number >= 20) for number in numbers}) == 1  # all of one turn
+    def draw(plans, numbers, x, goes_on) -> Attempt:
+        assert {bool(resumes(number)) for number in numbers} == {goes_on}
         good = (accepted[plans] == numbers[:, None]).any(axis=1)
         return attempt(values=numbers.astype(float), merit=np.where(good, 0.0, 1.0))
 
-    best = persist(draw(np.arange(2), np.zeros(2, int), None), draw, lambda plans: plans[:, None], 32, block=block)
+    best = persist(
+        draw(np.arange(2), np.zeros(2, int), None, False), draw, lambda plans: plans[:, None], 32, block=block
+    )
     assert best.solution.plans.tolist() == [9.0, 4.0] and best.accepted.all()
 
 
@@ -130,7 +132,8 @@ def test_attempts_that_go_on_begin_at_the_best_plan_of_the_turns_before():
     """Attempts are numbered from 0; four begin with noise, twelve go on, and again."""
     begun = []
 
-    def draw(plans, numbers, x) -> Attempt:
+    def draw(plans, numbers, x, goes_on) -> Attempt:
+        assert goes_on == resumes(numbers[0])
         begun.extend(zip(numbers.tolist(), x[:, 0].tolist(), strict=True))
         return attempt(values=-numbers.astype(float), merit=2.0 - numbers / 100)
 
@@ -152,3 +155,18 @@ def test_a_draw_that_goes_on_stays_near_to_where_it_began():
 
     assert (ends(LEVELS // 4, 1.0) > 0).all() and (ends(LEVELS // 4, -1.0) < 0).all()
     assert (ends(LEVELS, 1.0) == ends(LEVELS, -1.0)).all() and 0.2 < np.mean(ends(LEVELS, 1.0) > 0) < 0.8
+
+
+def test_attempts_go_on_from_feasible_plans_only():
+    """Of two plans, one of which has found nothing feasible: each has its draws with its own kind of beginning."""
+    asked = []
+
+    def draw(plans, numbers, x, goes_on) -> Attempt:
+        asked.extend((int(plan), int(number), goes_on) for plan, number in zip(plans, numbers, strict=True))
+        return attempt(values=numbers.astype(float), merit=np.where(plans == 0, 2.0, 2 * INFEASIBLE))
+
+    first = attempt(values=np.zeros(2), merit=np.array([3.0, 3 * INFEASIBLE]))
+    persist(first, draw, lambda plans: plans[:, None], 20, block=2, hopeless=20)
+    for plan in (0, 1):
+        own = dict(sorted((number, goes_on) for p, number, goes_on in asked if p == plan))
+        assert own == {number: plan == 0 and 4 <= number < 16 for number in range(1, 20)}

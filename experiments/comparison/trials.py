@@ -176,8 +176,8 @@ def attempted(
         sampler = sampler.persistent(places.bench.policy)
     policy, frames, *_ = places.arguments(wanted)
 
-    def begun(x: Any, number: int) -> Start | None:
-        return start(x, number, LEVELS) if resuming else None
+    def begun(x: Any, goes_on: bool) -> Start | None:
+        return start(x, goes_on, LEVELS) if resuming else None
 
     def encode(plans: Any) -> Any:
         return vectors(policy, frames, plans)
@@ -185,14 +185,14 @@ def attempted(
     noise = np.zeros((chunk, places.bench.policy.spec.dim), np.float32)
     for first in range(0, len(wanted), chunk):
         block = wanted[first : first + chunk]
-        part = draw(places, sampler, block, chunk, begun=begun(noise, 0))
+        part = draw(places, sampler, block, chunk, begun=begun(noise, False))
         parts.append([np.asarray(leaf)[: len(block)] for leaf in jax.tree.leaves(part)])
     joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
     first_draws = jax.tree.unflatten(jax.tree.structure(part), joined)
 
-    def again(plans: np.ndarray, numbers: np.ndarray, x: np.ndarray) -> Attempt:
+    def again(plans: np.ndarray, numbers: np.ndarray, x: np.ndarray, goes_on: bool) -> Attempt:
         attempts = [int(a) for a in numbers]
-        return draw(places, sampler, [wanted[i] for i in plans], chunk, attempts, begun(x, attempts[0]))
+        return draw(places, sampler, [wanted[i] for i in plans], chunk, attempts, begun(x, goes_on))
 
     hopeless = most if total < np.inf else HOPELESS
     return persist(first_draws, again, encode, most, block=chunk, total=total, hopeless=hopeless)
