@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffopt
-from diffopt.attempts import HOPELESS, Attempt, judged, limit, persist, start
+from diffopt.attempts import BLOCK, HOPELESS, Attempt, judged, limit, persist, start
 from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet
 from diffopt.policies.base import Context
@@ -169,7 +169,8 @@ def draw(
 def attempted(
     places: Places, sampler: Sampler, wanted: Sequence[Trial], chunk: int, most: int, total: float = np.inf
 ) -> Attempt:
-    """All trials, `chunk` at a time; what fails by its own account is drawn again as by `sample(attempts=most)`, `total` draws in all."""
+    """All trials, `chunk` at a time; what fails by its own account is drawn again as by `sample(attempts=most)`, `BLOCK` at a time, `total`
+    draws in all."""
     parts = []
     resuming = most > 1 and isinstance(sampler, Persistent)
     if resuming:
@@ -192,10 +193,10 @@ def attempted(
 
     def again(plans: np.ndarray, numbers: np.ndarray, x: np.ndarray, goes_on: bool) -> Attempt:
         attempts = [int(a) for a in numbers]
-        return draw(places, sampler, [wanted[i] for i in plans], chunk, attempts, begun(x, goes_on))
+        return draw(places, sampler, [wanted[i] for i in plans], len(plans), attempts, begun(x, goes_on))
 
     hopeless = most if total < np.inf else HOPELESS
-    return persist(first_draws, again, encode, most, block=chunk, total=total, hopeless=hopeless)
+    return persist(first_draws, again, encode, most, block=min(chunk, BLOCK), total=total, hopeless=hopeless)
 
 
 def own_attempts(bench: Bench, sampler: Sampler) -> int:
