@@ -157,6 +157,18 @@ def test_a_draw_that_goes_on_stays_near_to_where_it_began():
     assert (ends(LEVELS, 1.0) == ends(LEVELS, -1.0)).all() and 0.2 < np.mean(ends(LEVELS, 1.0) > 0) < 0.8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("x", [0.0, 1.3])
+def test_attempts_that_go_on_are_the_same_inside_jit(x):
+    """The second wall is so far out that nothing is accepted: all attempts are made."""
+    asked = 10
+    inside = jax.jit(lambda x: draw(OGD(), x, n=6, attempts=asked))(x)
+    outside = draw(OGD(), x, n=6, attempts=asked)
+    np.testing.assert_allclose(values(inside), values(outside), atol=1e-5)
+    np.testing.assert_array_equal(inside.status, outside.status)
+    assert (np.asarray(outside.stats.attempts).max() == asked) == (x > 1)
+
+
 def test_attempts_go_on_from_feasible_plans_only():
     """Of two plans, one of which has found nothing feasible: each has its draws with its own kind of beginning."""
     asked = []

@@ -68,7 +68,7 @@ class Persistent(Protocol):
         """How often a plan is drawn at most."""
         ...
 
-    def persistent(self, policy: Policy) -> Sampler:
+    def persistent(self, policy: Policy) -> Persistent:
         """What draws a plan that may be drawn again."""
         ...
 
