@@ -11,7 +11,7 @@ own plain plans in the same context: the limit is a quantile of the pulls of `PL
 quantile is well below one: where plans of the policy's that are feasible are rare, most of what has the pull of its more unusual plans
 is not one of them.
 
-Where noise has failed a few times, the best plan so far, if it is feasible and only pulled too hard, is the better beginning: it is made
+Where noise has failed some times, the best plan so far, if it is feasible and only pulled too hard, is the better beginning: it is made
 as noisy as at `RESUMED` of the levels and drawn from there, which costs less than half of a whole draw. Attempts from noise and attempts
 that go on take `TURNS`; in a turn all go on from what was the best when it began. That is for samplers that can begin at a level
 (`samplers.base.Persistent`); others always begin with noise.
@@ -37,14 +37,14 @@ from jaxtyping import Array, Bool, Float, Int
 from diffopt.constraints import ConstraintSet
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
-from diffopt.samplers.base import Start, unconstrained
+from diffopt.samplers.base import Start, begun_at, level_of, unconstrained
 from diffopt.samplers.linearization import scale
 from diffopt.solution import Solution
 
 LEVEL = 0.2  # at which share of the levels the policy is asked
 PLAIN = 64  # plain plans that say what is usual
 USUAL = 0.8  # the quantile of their pulls that still is
-TURNS = (4, 12)  # attempts in a row that begin with noise, and that go on from the best plan so far
+TURNS = (8, 12)  # attempts in a row that begin with noise, and that go on from the best plan so far
 RESUMED = 0.4  # made as noisy as at this share of the levels
 HOPELESS = 32  # draws without a feasible one after which a plan is given up
 BLOCK = 16  # draws of one call, after the first
@@ -71,7 +71,7 @@ class Attempt:
 
 def pull(process: ReverseProcess, x: Float[Array, "n"]) -> Float[Array, ""]:
     """How far the policy would move a clean normalised vector; one evaluation of the network."""
-    k = max(1, round(LEVEL * process.count))
+    k = level_of(LEVEL, process.count)
     return jnp.linalg.norm(process.clean(process.alpha[k] * x, k) - x)
 
 
@@ -113,7 +113,7 @@ def begins(number: Any) -> Any:
 
 def start(x: Float[Array, "*B n"], goes_on: Any, levels: int) -> Start:
     """Where attempts begin, given the best vectors so far."""
-    return Start(x=jnp.nan_to_num(x), level=jnp.where(goes_on, max(1, round(RESUMED * levels)), levels))
+    return begun_at(x, jnp.where(goes_on, level_of(RESUMED, levels), levels))
 
 
 def better(best: Attempt, new: Attempt) -> Attempt:

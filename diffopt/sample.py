@@ -16,9 +16,10 @@ from jaxtyping import Array
 from diffopt.attempts import BLOCK, INFEASIBLE, Attempt, begins, better, judged, limit, persist, resumes, start
 from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet, fit
+from diffopt.moves import moved
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
-from diffopt.samplers.base import Persistent
+from diffopt.samplers.base import Persistent, Start
 from diffopt.solution import Solution, verdict
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def sample(
     eta: float = 1.0,
     warm: Any = None,
     attempts: int | None = None,
+    moves: int = 0,
 ) -> Solution:
     """Draw `n` plans from `policy` under `constraints`.
 
@@ -58,6 +60,9 @@ def sample(
         Also once inside `jit`, `vmap` and `grad`, where nothing can be left out of a batch and more attempts cost as much for all.
         What most plans do is said by 64 plain ones, which are drawn in every call that asks for attempts: with a large network that
         takes longer than one plan with `attempts=1`, which is what `Controller` asks for.
+      moves: how often a plan is then taken up the process and plainly down again, and replaced if that is feasible (`diffopt.moves`). With
+        their number plans come nearer to draws of the policy's own distribution restricted to what is feasible, whatever the sampler,
+        and are no longer held to what the policy would move less than most; each costs a fifth to a half of a draw.
 
     Returns:
       The plans, each with its status, its violations by name, and what it cost. A plan that violates a constraint beyond its tolerance
@@ -88,8 +93,25 @@ def sample(
         attempts = 1 if traced or not constraints or n > BLOCK else asked
     if attempts < 1:
         raise ValueError(f"attempts={attempts}: every plan is drawn at least once")
+    if moves < 0:
+        raise ValueError(f"moves={moves}: expected at least 0")
     if attempts == 1:
-        return _sample(policy, constraints, keys, sampler, eta, warm, None, levels)
+        found = _sample(policy, constraints, keys, sampler, eta, warm, None, levels)
+    else:
+        found = _repeated(policy, constraints, keys, sampler, eta, warm, levels, attempts, traced)
+    if not moves or not constraints:
+        return found
+    plainly = mover(policy)
+
+    def propose(start: Start, keys: Array) -> Solution:
+        return _sample(policy, constraints, keys, plainly, 1.0, None, start, levels)
+
+    return moved(found, propose, partial(_encoded, policy), keys, moves, levels)
+
+
+def _repeated(policy, constraints, keys, sampler, eta, warm, levels, attempts, traced) -> Solution:
+    """Plans of which each is drawn until it is accepted, at most `attempts` times."""
+    n = len(keys)
     resuming = isinstance(sampler, Persistent)
     if isinstance(sampler, Persistent):
         sampler = sampler.persistent(policy)
@@ -187,6 +209,13 @@ def _sample(policy, constraints, keys, sampler, eta, warm, start, levels) -> Sol
     # one level for all where it can be: then what lies above is left out, and not computed in vain
     axes = None if start is None else replace(start, x=0, level=0 if start.level.ndim else None)
     return jax.vmap(one, in_axes=(0, 0, axes))(keys, warm, start)
+
+
+def mover(policy: Policy) -> Persistent:
+    """What draws plainly from a start, and corrects the end: the program of OGD's attempts, with no level solved."""
+    from diffopt.samplers import OGD
+
+    return replace(OGD().persistent(policy), every=0)
 
 
 def resolve(sampler: str | Sampler) -> Sampler:

@@ -46,6 +46,7 @@ class Stats:
       terminal_move: length of the last, explicit correction in normalised coordinates.
       acceptance: share of the draws that were feasible (rejection; 0 or 1 for one draw).
       attempts: how often the plan was drawn by the sampler (see `diffopt.attempts`).
+      moves: how many of the moves that were asked for changed the plan (see `diffopt.moves`).
     """
 
     evaluations: Int[Array, "*batch"]
@@ -54,6 +55,7 @@ class Stats:
     terminal_move: Float[Array, "*batch"]
     acceptance: Float[Array, "*batch"]
     attempts: Int[Array, "*batch"]
+    moves: Int[Array, "*batch"]
 
 
 @jax.tree_util.register_dataclass

@@ -63,7 +63,7 @@ def chosen(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 def check(config: Mapping[str, Any]) -> None:
     """Refuse values that make no sense, before any work."""
-    for name, least in (("n", FEWEST), ("levels", 1), ("dim", 2), ("terminal", 0), ("attempts", 1)):
+    for name, least in (("n", FEWEST), ("levels", 1), ("dim", 2), ("terminal", 0), ("attempts", 1), ("moves", 0)):
         if not (isinstance(config[name], int) and config[name] >= least):
             raise ValueError(f"{name}={config[name]!r}; expected a whole number of at least {least}")
     if config["schedule"] not in ("cosine", "flow"):
@@ -110,7 +110,7 @@ def task_of(config: Mapping[str, Any], kind: str, seed: int) -> Task:
 def cell(config: Mapping[str, Any], name: str, options: Mapping[str, Any], task: Task, seed: int) -> dict[str, Any]:
     """One sampler on one problem."""
     sampler = diffopt.samplers.load(name, **options)
-    judge, settings = task.problem.judge, {name: config[name] for name in ("n", "levels", "eta", "attempts")}
+    judge, settings = task.problem.judge, {name: config[name] for name in ("n", "levels", "eta", "attempts", "moves")}
 
     def draw(key):
         start = time.perf_counter()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import diffopt
-from diffopt.attempts import INFEASIBLE, Attempt, limit, persist, pull, resumes
+from diffopt.attempts import INFEASIBLE, TURNS, Attempt, limit, persist, pull, resumes
 from diffopt.constraints import ConstraintSet, fit, from_residual
 from diffopt.plans import Point
 from diffopt.policies import gaussian_mixture
@@ -106,7 +106,13 @@ def attempt(values, merit) -> Attempt:
     n = len(values)
     zero, one = np.zeros(n), np.ones(n, int)
     stats = Stats(
-        evaluations=one, iterations=one, control_energy=zero, terminal_move=zero, acceptance=zero, attempts=one
+        evaluations=one,
+        iterations=one,
+        control_energy=zero,
+        terminal_move=zero,
+        acceptance=zero,
+        attempts=one,
+        moves=one,
     )
     solution = Solution(plans=values, aux={}, violation={}, where={}, status=zero, stats=stats, warm=None, labels={})
     return Attempt(solution=solution, merit=merit)
@@ -129,7 +135,7 @@ def test_a_plans_attempts_are_taken_in_their_order(block):
 
 
 def test_attempts_that_go_on_begin_at_the_best_plan_of_the_turns_before():
-    """Attempts are numbered from 0; four begin with noise, twelve go on, and again."""
+    """Attempts are numbered from 0; some begin with noise, some go on, and again."""
     begun = []
 
     def draw(plans, numbers, x, goes_on) -> Attempt:
@@ -137,10 +143,12 @@ def test_attempts_that_go_on_begin_at_the_best_plan_of_the_turns_before():
         begun.extend(zip(numbers.tolist(), x[:, 0].tolist(), strict=True))
         return attempt(values=-numbers.astype(float), merit=2.0 - numbers / 100)
 
-    persist(attempt(values=np.zeros(1), merit=np.full(1, 3.0)), draw, lambda plans: plans[:, None], 20, block=1)
-    assert [number for number, _ in begun] == list(range(1, 20))
-    assert all(x == -3 for number, x in begun if 4 <= number < 16) and begun[-1] == (19, -15)
-    assert [bool(resumes(k)) for k in (0, 3, 4, 15, 16, 19, 20)] == [False, False, True, True, False, False, True]
+    noise, turn = TURNS[0], sum(TURNS)
+    persist(attempt(values=np.zeros(1), merit=np.full(1, 3.0)), draw, lambda plans: plans[:, None], turn + 4, block=1)
+    assert [number for number, _ in begun] == list(range(1, turn + 4))
+    assert all(x == 1 - noise for number, x in begun if noise <= number < turn) and begun[-1] == (turn + 3, 1 - turn)
+    ends = [bool(resumes(k)) for k in (0, noise - 1, noise, turn - 1, turn, turn + noise - 1, turn + noise)]
+    assert ends == [False, False, True, True, False, False, True]
 
 
 def test_a_draw_that_goes_on_stays_near_to_where_it_began():
@@ -161,7 +169,7 @@ def test_a_draw_that_goes_on_stays_near_to_where_it_began():
 @pytest.mark.parametrize("x", [0.0, 1.3])
 def test_attempts_that_go_on_are_the_same_inside_jit(x):
     """The second wall is so far out that nothing is accepted: all attempts are made."""
-    asked = 10
+    asked = TURNS[0] + 6
     inside = jax.jit(lambda x: draw(OGD(), x, n=6, attempts=asked))(x)
     outside = draw(OGD(), x, n=6, attempts=asked)
     np.testing.assert_allclose(values(inside), values(outside), atol=1e-5)
@@ -177,8 +185,8 @@ def test_attempts_go_on_from_feasible_plans_only():
         asked.extend((int(plan), int(number), goes_on) for plan, number in zip(plans, numbers, strict=True))
         return attempt(values=numbers.astype(float), merit=np.where(plans == 0, 2.0, 2 * INFEASIBLE))
 
-    first = attempt(values=np.zeros(2), merit=np.array([3.0, 3 * INFEASIBLE]))
-    persist(first, draw, lambda plans: plans[:, None], 20, block=2, hopeless=20)
+    first, most = attempt(values=np.zeros(2), merit=np.array([3.0, 3 * INFEASIBLE])), sum(TURNS) + 4
+    persist(first, draw, lambda plans: plans[:, None], most, block=2, hopeless=most)
     for plan in (0, 1):
         own = dict(sorted((number, goes_on) for p, number, goes_on in asked if p == plan))
-        assert own == {number: plan == 0 and 4 <= number < 16 for number in range(1, 20)}
+        assert own == {number: plan == 0 and TURNS[0] <= number < sum(TURNS) for number in range(1, most)}

@@ -56,6 +56,16 @@ class Start:
     level: Int[Array, ""]
 
 
+def begun_at(x: Float[Array, "*B n"], level: Any) -> Start:
+    """A start whose numbers have one type, so that one program serves all levels."""
+    return Start(x=jnp.nan_to_num(x), level=jnp.asarray(level, jnp.int32))
+
+
+def level_of(share: float, count: int) -> int:
+    """The level at a share of `count` levels, at least the first."""
+    return max(1, round(share * count))
+
+
 @runtime_checkable
 class Persistent(Protocol):
     """A sampler that has plans drawn again by itself; it takes a start beside what a `Sampler` takes."""
@@ -85,6 +95,7 @@ def stats(
         terminal_move=jnp.asarray(terminal_move, jnp.float32),
         acceptance=share,
         attempts=jnp.ones((), jnp.int32),
+        moves=jnp.zeros((), jnp.int32),
     )
 
 

@@ -50,7 +50,7 @@ from diffopt.constraints import ConstraintSet
 from diffopt.paths import is_path
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
-from diffopt.samplers.base import Draw, Start, stats
+from diffopt.samplers.base import Draw, Start, level_of, stats
 from diffopt.samplers.correction import Correction
 from diffopt.samplers.ddim import DDIM
 from diffopt.samplers.registry import Card
@@ -159,7 +159,7 @@ class OGD:
         draws = jax.vmap(lambda key, warm: self._draw(process, constraints, key, warm, start))(keys, warm)
         far, asked = draws.stats.terminal_move, 0
         if self.merit == "stay":
-            k = max(1, round(STAY * process.count))
+            k = level_of(STAY, process.count)
             far, asked = (
                 jax.vmap(lambda x: jnp.linalg.norm(process.clean(process.alpha[k] * x, k) - x))(draws.x),
                 self.particles,

@@ -48,10 +48,18 @@ def measure(config: dict[str, Any], output: str, console: Console) -> list[dict[
                 wanted = [
                     trials.Trial(dial=dial, number=number, key=1000 * config["seed"] + k) for k in range(PARTS * n)
                 ]
-                outcome = trials.run(place, made[name], wanted, n)
+                outcome = trials.run(place, made[name], wanted, n, moves=config["moves"])
                 x = outcome.vectors[outcome.success]
                 each = len(x) // PARTS
-                row = {"method": name, "dial": dial, "number": number, "plans": each, "distance": None, "exact": None}
+                row = {
+                    "method": name,
+                    "dial": dial,
+                    "number": number,
+                    "plans": each,
+                    "moves": float(outcome.moves.mean()),
+                    "distance": None,
+                    "exact": None,
+                }
                 if each >= n // 4:
                     parts = range(0, PARTS * each, each)
                     row |= {

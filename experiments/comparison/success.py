@@ -46,12 +46,13 @@ def measure(config: dict[str, Any], output: str, console: Console) -> list[dict[
                 continue
             each = draws(config, name, dial, times)
             more = {} if each is None else {"most": MOST, "total": round(each * len(wanted))}
-            outcome = trials.run(place, made[name], wanted, config["chunk"], **more)
+            outcome = trials.run(place, made[name], wanted, config["chunk"], **more, moves=config["moves"])
             row = {
                 "method": name,
                 "dial": dial,
                 "options": methods.described(made[name]),
                 "draws": float(outcome.attempts.mean()),
+                "moves": float(outcome.moves.mean()),
                 "success": _bits(outcome.success),
                 "feasible": float(outcome.feasible.mean()),
                 "on_prior": float(outcome.on_prior.mean()),

@@ -19,10 +19,13 @@ import diffopt
 from diffopt.attempts import BLOCK, HOPELESS, Attempt, judged, limit, persist, start
 from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet
+from diffopt.moves import moved
 from diffopt.policies.base import Context
 from diffopt.process import ReverseProcess
+from diffopt.sample import mover
 from diffopt.samplers import Sampler
 from diffopt.samplers.base import Draw, Persistent, Start
+from diffopt.solution import Solution
 from experiments.comparison.benches import Bench, stack
 
 LEVELS = 16
@@ -50,7 +53,7 @@ class Outcome:
       claimed: whether the sampler's own status is feasible. accepted: and the policy would leave it there (`diffopt.attempts`).
       feasible, on_prior: by the judge; by the density.
       vectors: the plans, normalised.
-      evaluations, attempts, energy, terminal_move: see `Stats`.
+      evaluations, attempts, moves, energy, terminal_move: see `Stats`.
     """
 
     claimed: np.ndarray
@@ -60,6 +63,7 @@ class Outcome:
     vectors: np.ndarray
     evaluations: np.ndarray
     attempts: np.ndarray
+    moves: np.ndarray
     energy: np.ndarray
     terminal_move: np.ndarray
 
@@ -199,6 +203,33 @@ def attempted(
     return persist(first_draws, again, encode, most, block=min(chunk, BLOCK), total=total, hopeless=hopeless)
 
 
+def move(places: Places, begun: Attempt, wanted: Sequence[Trial], chunk: int, moves: int) -> Attempt:
+    """Plans after so many moves each, as by `sample(moves=moves)`."""
+    parts = []
+    for first in range(0, len(wanted), chunk):
+        rows = slice(first, first + chunk)
+        part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], begun.solution)
+        parts.append(_move_block(places, part, wanted[rows], chunk, moves))
+    return replace(begun, solution=jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
+
+
+def _move_block(places: Places, begun: Solution, block: Sequence[Trial], size: int, moves: int) -> Solution:
+    """The plans of a block, which is padded to a size."""
+    count, fill = len(block), size - len(block)
+    plainly = mover(places.bench.policy)
+    policy, frames, constraints, keys, bounds = places.arguments([*block, *[block[-1]] * fill])
+
+    def propose(start: Start, keys: jax.Array) -> Solution:
+        return program(policy, frames, constraints, keys, bounds, plainly, start, LEVELS).solution
+
+    def encode(plans: Any) -> Any:
+        return vectors(policy, frames, plans)
+
+    now = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], fill, axis=0)]), begun)
+    after = moved(now, propose, encode, keys, moves, LEVELS)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], after)
+
+
 def own_attempts(bench: Bench, sampler: Sampler) -> int:
     """As many as the sampler asks for."""
     return sampler.usual_attempts() if isinstance(sampler, Persistent) else 1
@@ -211,11 +242,14 @@ def run(
     chunk: int,
     most: int | None = None,
     total: float = np.inf,
+    moves: int = 0,
 ) -> Outcome:
-    """All trials, judged; `most` and `total` as in `attempted`, by default the sampler's own attempts."""
+    """All trials, judged; `most` and `total` as in `attempted`, by default the sampler's own attempts, and so many moves afterwards."""
     most = own_attempts(bench, sampler) if most is None else most
     places = Places.of(bench, wanted)
     made = attempted(places, sampler, wanted, chunk, most, total)
+    if moves:
+        made = move(places, made, wanted, chunk, moves)
     solution = made.solution
     policy, frames, *_ = places.arguments(wanted)
     x = np.asarray(vectors(policy, frames, solution.plans))
@@ -232,6 +266,7 @@ def run(
         vectors=x,
         evaluations=stats.evaluations,
         attempts=stats.attempts,
+        moves=stats.moves,
         energy=stats.control_energy,
         terminal_move=stats.terminal_move,
     )

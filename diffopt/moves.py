@@ -1,0 +1,85 @@
+"""Moves of plans that were found, which leave the constrained posterior as it is: what bias a sampler has decays with their number.
+
+A move takes a plan x up the policy's own process and down again, and keeps what it finds there only if that is feasible:
+
+    x_k = alpha_k x + sigma_k noise,      x' drawn plainly from x_k (eta = 1),      x <- x' if x' satisfies the constraints, else x.
+
+Up and down is Gibbs sampling of the pair (x, x_k), whose second half is what the policy was trained for, and so it is reversible
+with respect to the policy's distribution p. Refusing what is infeasible is the Metropolis test for p restricted to the feasible
+set, which therefore stays as it is at every level and with any number of moves. (Chen et al., Diffusive Gibbs Sampling, arXiv 2402.03008,
+go from mode to mode by noise and its removal, for densities that are known. With a network and few levels, p is what plain
+sampling from there draws from, up to their discretisation.) Low levels change little and are accepted often, high ones go
+from one mode to another: `SHARES` take turns.
+
+Joints have to be found for x', so it goes through the terminal correction, and counts as feasible if that hardly moved it (`WITHIN`).
+A move costs `share * levels` evaluations and one correction, a fifth to a half of a steered draw. A plan that is not feasible
+takes the first proposal that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffopt.samplers.base import Start, begun_at, level_of
+from diffopt.solution import Solution
+
+SHARES = (0.8, 0.4, 0.2)  # of the levels, one move each in turn
+WITHIN = 0.1  # by how much the terminal correction may move what counts as drawn plainly, in normalised coordinates
+
+Propose = Callable[[Start, Array], Solution]  # plain draws from a start, with keys
+
+
+def moved(
+    begun: Solution,
+    propose: Propose,
+    encode: Callable[[Any], Float[Array, "n d"]],
+    keys: Array,
+    count: int,
+    levels: int,
+) -> Solution:
+    """Plans after `count` moves each.
+
+    Args:
+      propose: plans drawn plainly from a start, and corrected in the end.
+      encode: plans as normalised vectors.
+      keys: one per plan.
+    """
+    at = jnp.asarray([level_of(share, levels) for share in SHARES])
+
+    def move(number: Any, now: Solution) -> Solution:
+        fresh = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 0), number))(keys)
+        start = begun_at(encode(now.plans), at[number % len(SHARES)])
+        return accepted(now, propose(start, fresh))
+
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((begun, keys))):
+        return jax.lax.fori_loop(0, count, move, begun)
+    for number in range(count):  # on the host, where proposals are drawn by the program of the attempts
+        begun = move(number, begun)
+    return begun
+
+
+@jax.jit
+def accepted(now: Solution, proposed: Solution) -> Solution:
+    """Plan by plan what was proposed where it is feasible as it was drawn, else what there was; what both cost is added up."""
+    take = proposed.feasible & (proposed.stats.terminal_move <= WITHIN)
+
+    def choose(old: Array, new: Array) -> Array:
+        return jnp.where(take.reshape(take.shape + (1,) * (new.ndim - 1)), new, old)
+
+    old, new = now.stats, proposed.stats
+    chosen = jax.tree.map(choose, replace(now, warm=None), replace(proposed, warm=None))
+    stats = replace(
+        chosen.stats,
+        evaluations=old.evaluations + new.evaluations,
+        iterations=old.iterations + new.iterations,
+        acceptance=old.acceptance,
+        attempts=old.attempts,
+        moves=old.moves + take,
+    )
+    return replace(chosen, stats=stats, warm=now.warm)
