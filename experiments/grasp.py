@@ -36,7 +36,9 @@ def run(config: dict[str, Any], output: str, console: Console) -> list[dict[str,
                 problems = grasping.instances(
                     robot, config["trials"], config["seed"], numbers=numbers, **config["scene"]
                 )
-                cell = grasping.run_cell(policy, problems, sampler, config, numbers)
+                cell = grasping.run_cell(
+                    policy, problems, sampler, config, numbers, one_by_one=config["one_by_one"], moves=config["moves"]
+                )
                 results.extend({str(i): row for i, row in zip(numbers, cell.rows, strict=True)})
             progress.advance(task, len(numbers))
     summary = [grasping.summarise(config["sampler"]["name"], results.rows())]

@@ -77,6 +77,7 @@ def draw(
     seed: int,
     numbers: Sequence[int],
     levels: int,
+    moves: int = 0,
 ) -> Drawn:
     """One plan per instance; `numbers` say which key each gets, so that all samplers get the same."""
     targets = _stack([p.scene.target for p in problems])
@@ -87,7 +88,7 @@ def draw(
     def run(policy, contexts, constraints, keys):
         def one(context, constraints, key):
             return diffopt.sample(
-                replace(policy, context=context), constraints, key=key, sampler=sampler, levels=levels
+                replace(policy, context=context), constraints, key=key, sampler=sampler, levels=levels, moves=moves
             )
 
         return jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(contexts, constraints, keys))
@@ -116,6 +117,7 @@ def draw_one_by_one(
     seed: int,
     numbers: Sequence[int],
     levels: int,
+    moves: int = 0,
 ) -> Drawn:
     """One plan per instance and call, as a user asks for one: what fails by its own account is drawn again (`diffopt.attempts`)."""
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in numbers]
@@ -123,7 +125,7 @@ def draw_one_by_one(
 
     def ask(i: int) -> diffopt.Solution:
         bound, constraints = given[i]
-        result = diffopt.sample(bound, constraints, key=keys[i], sampler=sampler, levels=levels)
+        result = diffopt.sample(bound, constraints, key=keys[i], sampler=sampler, levels=levels, moves=moves)
         return jax.tree.map(lambda leaf: np.asarray(leaf[0]), replace(result, warm=None))
 
     start = time.perf_counter()
@@ -189,11 +191,14 @@ def run_cell(
     config: Mapping[str, Any],
     numbers: Sequence[int],
     one_by_one: bool = False,
+    moves: int = 0,
     **options: Any,
 ) -> Cell:
     """Draw, judge and execute; `options` go to the execution."""
     drawing = draw_one_by_one if one_by_one else draw
-    drawn = drawing(policy, problems, sampler, seed=config["seed"], numbers=numbers, levels=config["levels"])
+    drawn = drawing(
+        policy, problems, sampler, seed=config["seed"], numbers=numbers, levels=config["levels"], moves=moves
+    )
     solution = drawn.solution
     verdicts = judge(problems, solution)
     outcome = None if config["protocol"]["name"] == "none" else execute(problems, solution, config, **options)
@@ -249,9 +254,9 @@ def summarise(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def check(config: Mapping[str, Any]) -> None:
     """Refuse values that make no sense, before any work."""
-    for name in ("trials", "chunk", "levels"):
-        if not (isinstance(config[name], int) and config[name] >= 1):
-            raise ValueError(f"{name}={config[name]!r}; expected a whole number of at least 1")
+    for name, least in (("trials", 1), ("chunk", 1), ("levels", 1), ("moves", 0)):
+        if not (isinstance(config.get(name, 0), int) and config.get(name, 0) >= least):
+            raise ValueError(f"{name}={config.get(name)!r}; expected a whole number of at least {least}")
     if config["protocol"]["name"] == "lift-on-arm" and config["engine"]["name"] == "mjx-warp":
         raise ValueError(
             "protocol lift-on-arm runs on engine=c, mjx or auto; engine=mjx-warp runs protocol=dexgraspbench"
