@@ -185,7 +185,7 @@ def test_the_linearisation_is_the_derivative(robot):
     """The structured Jacobian of the correction's problem, against automatic differentiation of its rows."""
     joints, path = swing(robot)
     policy = policy_around(spec(), spec().encode(path, Pose.identity())).bound()
-    correction = Correction(policy=policy, constraints=fit(_everything(robot, path), spec()))
+    correction = Correction.of(policy, fit(_everything(robot, path), spec()))
     args = (policy.encode(path), jnp.ones(()))
     problem, z = correction.nearest.problem, {"joints": joints + 0.05}
     values, J = jax.jit(problem.linearize)(z, args)
@@ -253,7 +253,7 @@ def test_a_solver_uses_the_structure(robot):
     joints, path = swing(robot)
     policy = policy_around(spec(), spec().encode(path, Pose.identity())).bound()
     constraints = fit(robot.constraints | velocity_limits(robot, past=robot.home), spec())
-    problem = Correction(policy=policy, constraints=constraints).nearest.problem
+    problem = Nearest(policy=policy, constraints=constraints).problem
     args, z = (policy.encode(path), jnp.ones(())), {"joints": joints + 0.1}
 
     def dense(z, args):

@@ -26,28 +26,30 @@ class Correction:
     """See the module's docstring.
 
     Attributes:
-      policy: decodes and encodes; bound.
-      constraints: the set.
+      nearest: the problem.
       tracks: number of starting points.
       search, steps: among how many guesses they are looked for, and by how many steps.
-      eliminate: whether realisable equalities are solved for the plan.
     """
 
-    policy: Policy
-    constraints: ConstraintSet
+    nearest: Nearest
     tracks: int = field(default=4, metadata=dict(static=True))
     search: int = field(default=8, metadata=dict(static=True))
     steps: int = field(default=5, metadata=dict(static=True))
-    eliminate: bool = field(default=True, metadata=dict(static=True))
 
-    @property
-    def nearest(self) -> Nearest:
-        return Nearest(policy=self.policy, constraints=self.constraints, eliminate=self.eliminate)
+    @staticmethod
+    def of(policy: Policy, constraints: ConstraintSet, **options: Any) -> Correction:
+        """For the plans of a bound policy that satisfy a set."""
+        return Correction(nearest=Nearest(policy=policy, constraints=constraints), **options)
+
+    def tightened(self, by: Any) -> Correction:
+        """With every margin grown by so much [m, rad]."""
+        nearest = self.nearest
+        return replace(self, nearest=replace(nearest, constraints=nearest.constraints.tightened(by)))
 
     @property
     def passes(self) -> int:
         """Passes of a Gauss-Newton step: along a path, which of the many limits bind takes some finding."""
-        return 5 if is_path(self.policy.spec.plan_type) else 1
+        return 5 if is_path(self.nearest.policy.spec.plan_type) else 1
 
     def seeds(self, c: Float[Array, "n"], solver: Solver) -> Tracks:
         """Tracks at the constraints' own first guesses for a reference, before any search."""
@@ -76,7 +78,7 @@ class Correction:
         else:
             merits = jnp.zeros(number)
 
-        strict = replace(self, constraints=self.constraints.covered()).nearest.problem
+        strict = replace(self.nearest, constraints=self.nearest.constraints.covered()).problem
 
         def violation(z: dict[str, Array]) -> Float[Array, ""]:
             terms = strict.terms(z, args)
@@ -168,9 +170,10 @@ class Correction:
         """The nearest track that satisfies the set, judged by itself; or the one that violates it least."""
         c = self.nearest.meaning(c)
         x = jax.vmap(lambda z: self.nearest.vector(z, c))(tracks.z)
+        policy, constraints = self.nearest.policy, self.nearest.constraints
 
         def judge(x: Float[Array, "n"], z: dict[str, Array]) -> Bool[Array, ""]:
-            return self.constraints.report(self.policy.decode(x), auxiliary(z), self.policy.context).satisfied
+            return constraints.report(policy.decode(x), auxiliary(z), policy.context).satisfied
 
         satisfied = jax.vmap(judge)(x, tracks.z)
         merit = jnp.where(satisfied, progress.cost, 1e6 * (1 + progress.violation))

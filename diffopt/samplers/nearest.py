@@ -13,7 +13,7 @@ tolerance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -42,16 +42,15 @@ class Nearest:
     Attributes:
       policy: decodes and encodes; bound.
       constraints: the set.
-      eliminate: whether realisable equalities are solved for the plan.
     """
 
     policy: Policy
     constraints: ConstraintSet
-    eliminate: bool = field(default=True, metadata=dict(static=True))
 
     @property
     def eliminated(self) -> bool:
-        return self.eliminate and bool(self.constraints.realised)
+        """Whether realisable equalities are solved for the plan."""
+        return bool(self.constraints.realised)
 
     def meaning(self, c: Float[Array, "n"]) -> Float[Array, "n"]:
         """encode(decode(c))."""

@@ -194,7 +194,7 @@ class OGD:
         init_key, noise_key = jax.random.split(key)
         count = process.count
         noise = jax.random.normal(noise_key, (count, process.dim))
-        correction = Correction(policy=process.policy, constraints=constraints, tracks=self.tracks, search=self.search)
+        correction = Correction.of(process.policy, constraints, tracks=self.tracks, search=self.search)
         solver = RealTimeIteration(penalty=self.penalty, hard=self.hard, passes=correction.passes)
         x, level = process.prior(init_key), jnp.asarray(count) if start is None else start.level
         if start is not None:
@@ -259,7 +259,7 @@ class OGD:
         if self.constrain == "lookahead":
             reference = jax.lax.cond(k > 0, lambda: process.clean(anchored, k - 1), lambda: anchored)
         tighten = self._tighten(process.policy) * process.sigma[k]
-        correction = replace(correction, constraints=correction.constraints.tightened(tighten))
+        correction = correction.tightened(tighten)
         tracks = correction.start(reference, solver, tracks)
         weight = jnp.where(k > 0, 1.0 if self.hard else gain / jnp.maximum(std, 0.1), 1.0)
         steps, most = jnp.where(k > 0, self.steps, self.terminal), max(self.steps, self.terminal)

@@ -8,7 +8,7 @@ carried over from another c would push rows to the inside, from where a step ign
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -46,7 +46,7 @@ class Projection:
 
     @staticmethod
     def onto(process: ReverseProcess, constraints: ConstraintSet, *, tracks: int, passes: int) -> Projection:
-        correction = Correction(policy=process.policy, constraints=constraints, tracks=tracks)
+        correction = Correction.of(process.policy, constraints, tracks=tracks)
         return Projection(correction=correction, passes=passes)
 
     @property
@@ -61,11 +61,7 @@ class Projection:
 
     def __call__(self, c: Float[Array, "n"], tracks: Tracks, weight: Any = 1.0) -> Corrected:
         """P(c); where the vector is an unknown it starts at c, whatever the tracks say."""
-        if not self.correction.nearest.eliminated:
-            tracks = replace(
-                tracks, z=tracks.z | {"x": jnp.broadcast_to(self.correction.nearest.meaning(c), tracks.z["x"].shape)}
-            )
-        return self.correction.settle(c, tracks, self.solver, weight, steps=self.passes)
+        return self.correction.settle(c, self.correction.at(c, tracks), self.solver, weight, steps=self.passes)
 
 
 @jax.tree_util.register_dataclass

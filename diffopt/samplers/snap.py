@@ -46,9 +46,7 @@ class Snap:
                 warm=None,
             )
         solver = RealTimeIteration(penalty=100.0)
-        correction = Correction(
-            policy=process.policy, constraints=constraints.tightened(self.tighten), tracks=self.tracks
-        )
+        correction = Correction.of(process.policy, constraints.tightened(self.tighten), tracks=self.tracks)
         corrected = correction.settle(x, correction.start(x, solver), solver, steps=self.steps)
         return Draw(
             x=corrected.x,
