@@ -9,8 +9,8 @@ demonstrated paths, smooth curves through the gaps between fixed discs:
 At test time, more discs stand in the way and the speed is limited, of which the demonstrations know nothing. The same kind of
 protocol as D3IL (Jia et al. 2024, arXiv 2402.14606) and the test-time obstacles in Maze2D (arXiv 2606.15359), with a prior of our own.
 
-The feasible share of the prior is the dial: discs are drawn until it is. The judge is NumPy in double precision, and looks between
-the points, too.
+The feasible share of the prior is the dial: discs are drawn until it is. The constraint and the judge, which is NumPy in double precision,
+look at the way between the points, too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RADIUS = 0.05  # of the fixed discs [side of the square]
 NEW = 5  # discs at test time, at most
 SPREAD = 0.005  # standard deviation of a coordinate around a demonstration
 UNIT = 0.25  # of the normalised coordinates: about the standard deviation of a coordinate over all demonstrations
-TOLERANCE, MARGIN = 1e-3, 4e-3  # what the judge lets pass; what the constraint keeps, for what happens between points
+TOLERANCE, MARGIN = 1e-3, 1e-4  # what constraint and judge let pass; what the constraint keeps, for rounding
 TRIES = 2000
 
 
@@ -116,9 +116,12 @@ def _points(plan: Point) -> Float[Array, "H 2"]:
     return plan.values.reshape(POINTS, 2) * UNIT + 0.5
 
 
-def obstacles(plan: Point, course: Course) -> Float[Array, "H"]:
-    """How deep every point is in the worst disc."""
-    apart = _points(plan)[:, None] - course.centres
+def obstacles(plan: Point, course: Course) -> Float[Array, "H-1"]:
+    """How deep every step, straight from point to point, is in the worst disc."""
+    points = _points(plan)
+    a, d = points[:-1, None], jnp.diff(points, axis=0)[:, None]
+    along = jnp.sum((course.centres - a) * d, axis=-1) / (jnp.sum(d**2, axis=-1) + 1e-12)
+    apart = a + jnp.clip(along, 0, 1)[..., None] * d - course.centres
     return jnp.max(course.radii + MARGIN - jnp.sqrt(jnp.sum(apart**2, axis=-1) + 1e-12), axis=1)
 
 
