@@ -61,8 +61,9 @@ def sample(
         What most plans do is said by 64 plain ones, which are drawn in every call that asks for attempts: with a large network that
         takes longer than one plan with `attempts=1`, which is what `Controller` asks for.
       moves: how often a plan is then taken up the process and plainly down again, and replaced if that is feasible (`diffopt.moves`). With
-        their number plans come nearer to draws of the policy's own distribution restricted to what is feasible, whatever the sampler,
-        and are no longer held to what the policy would move less than most; each costs a fifth to a half of a draw.
+        their number plans come nearer to draws of the policy's own distribution restricted to what is feasible (and weighted by exp
+        of minus what soft constraints charge), whatever the sampler; they are no longer held to what the policy would move less than
+        most. Each costs a fifth to a half of a draw.
 
     Returns:
       The plans, each with its status, its violations by name, and what it cost. A plan that violates a constraint beyond its tolerance
@@ -71,7 +72,8 @@ def sample(
 
     Raises:
       TypeError: if a constraint does not speak about the policy's type of plan.
-      ValueError: if the policy is not bound, a number in it or in the constraints is not finite, or an argument is out of range.
+      ValueError: if the policy is not bound, a number in it or in the constraints is not finite, an argument is out of range, or moves are
+        asked for where soft constraints alone ask for the robot's joints.
       KeyError: if no sampler has that name.
     """
     constraints = ConstraintSet() if constraints is None else constraints
@@ -101,12 +103,25 @@ def sample(
         found = _repeated(policy, constraints, keys, sampler, eta, warm, levels, attempts, traced)
     if not moves or not constraints:
         return found
-    plainly = mover(policy)
+    return _moved(policy, constraints, keys, found, moves, levels)
+
+
+def _moved(policy, constraints, keys, found: Solution, moves: int, levels: int) -> Solution:
+    """Plans after some moves each."""
+    plainly, costs = mover(policy), [constraint.name for constraint in constraints.of_kind("cost")]
+    asked = constraints.remove(*costs)
+    first = jax.tree.map(lambda leaf: leaf[0], found.plans)
+    if jax.eval_shape(lambda plan: asked.auxiliary(plan, policy.context), first).keys() != found.aux.keys():
+        named, unknowns = ", ".join(costs), ", ".join(found.aux)
+        raise ValueError(
+            f"moves={moves}: soft constraints alone ({named}) ask for {unknowns}; a constraint that is not soft has to"
+        )
 
     def propose(start: Start, keys: Array) -> Solution:
-        return _sample(policy, constraints, keys, plainly, 1.0, None, start, levels)
+        return _sample(policy, asked, keys, plainly, 1.0, None, start, levels)
 
-    return moved(found, propose, partial(_encoded, policy), keys, moves, levels)
+    cost = partial(_cost, policy, constraints) if costs else None
+    return moved(found, propose, partial(_encoded, policy), keys, moves, levels, cost)
 
 
 def _repeated(policy, constraints, keys, sampler, eta, warm, levels, attempts, traced) -> Solution:
@@ -153,6 +168,17 @@ def _judged(policy, constraints, solution, bound, eta, levels) -> Attempt:
 def _encoded(policy, plans):
     """Plans as normalised vectors."""
     return jax.vmap(policy.encode)(plans)
+
+
+@jit
+def _cost(policy, constraints, solution):
+    """What soft constraints charge for plans: half the squares of their residuals."""
+
+    def one(plan, aux):
+        rows = [jnp.ravel(c.residual(plan, aux, policy.context)) for c in constraints.of_kind("cost")]
+        return 0.5 * jnp.sum(jnp.concatenate(rows) ** 2)
+
+    return jax.vmap(one)(solution.plans, solution.aux)
 
 
 def _scanned(

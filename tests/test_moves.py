@@ -1,5 +1,7 @@
 """Moves leave the constrained posterior as it is, and take plans there from wherever they are."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,3 +94,39 @@ def test_without_constraints_there_is_nothing_to_keep_to():
 def test_less_than_no_move_is_refused():
     with pytest.raises(ValueError, match="moves=-1"):
         draw(-1, n=1)
+
+
+def far(plan, x):
+    return 2.0 * (plan.values[:1] - x)
+
+
+def test_soft_constraints_are_paid_for():
+    """A normal prior N(0, 1) and 1/2 (2 (x - 1))^2: the posterior is N(0.8, 1/5), whatever the sampler found."""
+    policy = gaussian_mixture(jnp.zeros((1, 2)), 1.0)
+    cost = ConstraintSet.of(from_residual(far, jnp.asarray(1.0), name="near_one", kind="cost", plan_type=Point))
+    x = np.asarray(diffopt.sample(policy, cost, n=2048, key=0, sampler="ddim", levels=LEVELS, moves=24).plans.values)
+    np.testing.assert_allclose(x.mean(axis=0), [0.8, 0.0], atol=0.1)
+    np.testing.assert_allclose(x.var(axis=0), [0.2, 1.0], rtol=0.15)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NearSlack:
+    """A cost with an unknown of its own."""
+
+    name = "near_slack"
+    kind = "cost"
+    plan_type = Point
+    tolerance = 1.0
+
+    def auxiliary(self, plan, context):
+        return {"slack": jnp.zeros((1, 1))}
+
+    def residual(self, plan, aux, context):
+        return plan.values[:1] - aux["slack"]
+
+
+def test_unknowns_that_only_soft_constraints_have_are_refused():
+    policy = gaussian_mixture(jnp.zeros((1, 2)), 1.0)
+    with pytest.raises(ValueError, match=r"soft constraints alone \(near_slack\) ask for slack"):
+        diffopt.sample(policy, ConstraintSet.of(NearSlack()), sampler="snap", moves=1)
