@@ -1,6 +1,6 @@
 """Writes the tables and plots of docs/samplers.md: `python -m benchmarks.samplers_evidence [--check]`.
 
-It reads what `python -m experiments.compare` wrote, kept as `benchmarks/results/reach-{one,matched,distance}-cpu2.json` and
+It reads what `python -m experiments.compare` wrote, kept as `benchmarks/results/reach-{one,matched,distance,distance-moves}-cpu2.json` and
 `benchmarks/results/{arm_paths,avoiding,maze}-one-cpu2.json`; a file that is not there leaves its part out. Plots: success against time,
 success against distance to the posterior, success against feasible share.
 """
@@ -77,20 +77,17 @@ def main_option(entry: Mapping[str, Any]) -> str:
     return ""
 
 
-def distance_table(body: Mapping[str, Any]) -> str:
-    """Energy distance to exact draws over that of as many exact draws."""
-    entries = by_method(body["summary"])
-    dials = [d for d in DIALS if any(d in row for row in entries.values())]
-    head = "| method | " + " | ".join(f"{d} %" for d in dials) + " |\n" + "|---" * (len(dials) + 1) + "|\n"
+def distance_table(bodies: Sequence[Mapping[str, Any]]) -> str:
+    """Energy distance to exact draws over that of as many exact draws; a part for each number of moves."""
+    dials = [d for d in DIALS if any(e["dial"] == d for body in bodies for e in body["summary"])]
+    head = "| method | moves | " + " | ".join(f"{d} %" for d in dials) + " |\n" + "|---" * (len(dials) + 2) + "|\n"
     lines = []
-    for name, row in entries.items():
-        cells = [f"{row[d]['ratio_text']} ({row[d]['instances']})" if d in row else "too few" for d in dials]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return (
-        head
-        + "\n".join(lines)
-        + f"\n\n{body['config']['chunk']} draws; in brackets a bootstrap interval over instances, and their number. {made(body)}\n"
-    )
+    for body in bodies:
+        for name, row in by_method(body["summary"]).items():
+            cells = [f"{row[d]['ratio_text']} ({row[d]['instances']})" if d in row else "too few" for d in dials]
+            lines.append(f"| `{name}` | {body['config']['moves']} | " + " | ".join(cells) + " |")
+    note = f"{bodies[0]['config']['chunk']} draws; in brackets a bootstrap interval over instances, and their number."
+    return head + "\n".join(lines) + f"\n\n{note} {made(bodies[0])}\n"
 
 
 def made(body: Mapping[str, Any]) -> str:
@@ -101,7 +98,8 @@ def made(body: Mapping[str, Any]) -> str:
 def section() -> str:
     """The text between the marks."""
     parts = []
-    one, matched, far = results("one"), results("matched"), results("distance")
+    one, matched = results("one"), results("matched")
+    far = [body for kind in ("distance", "distance-moves") if (body := results(kind))]
     if one:
         text = "What one call for one plan gives; only the default draws again what failed by its own account:"
         parts.append(text + "\n\n" + success_table(one))
