@@ -104,7 +104,11 @@ def test_soft_constraints_are_paid_for():
     """A normal prior N(0, 1) and 1/2 (2 (x - 1))^2: the posterior is N(0.8, 1/5), whatever the sampler found."""
     policy = gaussian_mixture(jnp.zeros((1, 2)), 1.0)
     cost = ConstraintSet.of(from_residual(far, jnp.asarray(1.0), name="near_one", kind="cost", plan_type=Point))
-    x = np.asarray(diffopt.sample(policy, cost, n=2048, key=0, sampler="ddim", levels=LEVELS, moves=24).plans.values)
+    result = diffopt.sample(policy, cost, n=2048, key=0, sampler="ddim", levels=LEVELS, moves=24)
+    x, turns = np.asarray(result.plans.values), 24 // len(SHARES)
+    np.testing.assert_array_equal(
+        result.stats.evaluations, LEVELS + turns * sum(round(share * LEVELS) for share in SHARES)
+    )
     np.testing.assert_allclose(x.mean(axis=0), [0.8, 0.0], atol=0.1)
     np.testing.assert_allclose(x.var(axis=0), [0.2, 1.0], rtol=0.15)
 

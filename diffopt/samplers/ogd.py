@@ -151,7 +151,7 @@ class OGD:
         warm: Tracks | None = None,
         start: Start | None = None,
     ) -> Draw:
-        if not constraints:
+        if not constraints and start is None:
             return DDIM()(process, constraints, key)
         if self.particles == 1:
             return self._draw(process, constraints, key, warm, start)
