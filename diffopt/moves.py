@@ -14,6 +14,8 @@ Chen et al., Diffusive Gibbs Sampling, arXiv 2402.03008, go from mode to mode by
 With a network and few levels, p is what plain sampling from there draws from, up to their discretisation.
 
 Joints have to be found for x', so it goes through the terminal correction, and counts as feasible if that hardly moved it (`WITHIN`).
+To that extent the chain is not exact: what lies within `WITHIN` of the feasible set ends on its border, and what inverse
+kinematics does not find is refused. Whatever `eta` the plan was drawn with, moves draw with eta = 1.
 A move costs `share * levels` evaluations and one correction, a fifth to a half of a steered draw. A plan that is not feasible
 takes the first proposal that is.
 """
