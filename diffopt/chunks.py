@@ -102,6 +102,7 @@ class Setting:
       velocity, acceleration: limits of the joints [rad/s], [rad/s^2]; no limit on the acceleration if None.
       clearance: to aim at beyond the margins [m]. lag: time constants of the servos [s].
       behind: how far the joints are behind the last command, measured or by these constants [rad].
+      held: how far from where these constants have them; zero where that is no more than servos do [rad].
       opens: by joint of the hand the direction in which it opens, 1 or -1; 0: it is where it is told.
       last, weight: the last chunk's joints [rad], and how much it counts to stay near them [1/rad].
       first: knots of the policy's plan that lie in the past.
@@ -115,6 +116,7 @@ class Setting:
     clearance: Any
     lag: Any
     behind: Float[Array, "A"]
+    held: Float[Array, "A"]
     opens: Float[Array, "J"]
     last: Float[Array, "H A"]
     weight: Float[Array, "H"]
@@ -146,8 +148,21 @@ def holds(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: F
     return fit(setting.constraints, policy.spec).report(plan, {"joints": joints}, None).satisfied
 
 
+def clear(
+    policy: Policy, setting: Setting, joints: Float[np.ndarray, "H A"], hand: Float[np.ndarray, "H J"], between: int
+) -> bool:
+    """Whether a motion is clear between the knots, too, of an arm that follows what it is sent; one that something holds up has to be clear
+    both if that lets go of it now and if it never does, and the arm stays as far away from its commands as it is."""
+    if not bool(_clear(policy, setting, joints, hand, between)):
+        return False
+    if not np.any(setting.held):
+        return True
+    still = replace(setting, past=setting.past + setting.held, behind=setting.behind + setting.held)
+    return bool(_clear(policy, still, joints + setting.held, hand, between))
+
+
 @partial(jit, static_argnames="between")
-def clear(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"], between: int):
+def _clear(policy: Policy, setting: Setting, joints: Float[Array, "H A"], hand: Float[Array, "H J"], between: int):
     """Whether the inequalities of one configuration hold where the joints will be, `between` times per step, with `GUARD` to spare.
 
     The hand is as open as it may be, as closed as it is told, and in the middle: fingers that close meet with their inner sides what stands

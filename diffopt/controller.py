@@ -72,7 +72,7 @@ class Controller:
       opens: the direction in which a joint of the hand opens, 1 or -1, one or per joint; 0: it is taken to be where it is told. With a
         direction, closing is not believed within a chunk, and not beyond the posture measured before it (`plan`).
       guard: how far the tool may be from where a chunk predicts it, before the rest of the chunk is judged again from where the arm is
-        (`holds`) [m], [rad]; None: never.
+        (`holds`), and new chunks as well as if it stayed so far off [m], [rad]; None: never.
       patience: so many plans without anything feasible, one after the other, and the robot is `stuck`.
       overlap: weight of staying near the last chunk at its next knot [1/rad], fading to zero at its end.
       seed: of the noise.
@@ -145,7 +145,8 @@ class Controller:
           hand: joints of the hand as measured now [rad or m]: what it holds may keep them from where they are told to go. With `opens`, the
             hand counts as at least so open all along the chunk.
           joints: of the arm as measured now [rad], from which it goes on to follow what it is sent; by default where its servos should have
-            brought it. Commands stay continuous all the same: the first knot is near the last command, not near the measured joints.
+            brought it. Where the tool is further from there than `guard`, the chunk is clear both if the arm catches up and if it does
+            not. Commands stay continuous all the same: the first knot is near the last command, not near the measured joints.
         Raises:
           ValueError: `hand` is given, but no joint of the hand has a direction in which it opens; `joints` are not those of the arm.
         """
@@ -164,7 +165,7 @@ class Controller:
             report, changed = result.explain(best), float(result.stats.terminal_move[best])
             if bool(result.feasible[best]):
                 found = result.aux["joints"][best], result.plans.joints[best]
-                if bool(clear(self.policy, setting, *found, self.between)):
+                if clear(self.policy, setting, *found, self.between):
                     chosen = result
                     break
                 report += " at its knots, but not between them"
@@ -199,16 +200,14 @@ class Controller:
         """Whether the rest of a chunk may be sent, a period after its knot k was.
 
         It may where the tool is within `guard` of where the chunk predicts it. Where it is not, the arm does not follow as was thought, and
-        the rest is judged again from where the arm is: what holds an arm up lets go of it at last, and then the way back to the commands
-        leads where nobody has looked. A rest that does not hold is not sent; plan from `after(chunk, memory, k + 1)`.
+        the rest is judged again from where the arm is. What holds an arm up may let go of it, and then the way back to the commands
+        leads where nobody has looked; or it may not, and then the arm passes things at another distance than was thought. A rest that
+        does not hold is not sent; plan from `after(chunk, memory, k + 1)`.
 
         Args:
           memory: before the chunk. joints: of the arm as measured now [rad]. more, hand: as in `plan`.
         """
-        if self.guard is None:
-            return True
-        distance, angle = gap(chunk.tool_at(k), jax.device_get(placed(self.robot, self._of_arm(joints))))
-        if distance <= self.guard[0] and angle <= self.guard[1]:
+        if self._within(chunk.tool_at(k), self._of_arm(joints)):
             return True
         after = self.after(chunk, memory, k + 1)
         assert after.chunk is not None
@@ -327,7 +326,10 @@ class Controller:
                 f"{', '.join(self.robot.hand)}"
             )
         lag = np.broadcast_to(np.asarray(self.lag, np.float32), (len(self.robot.arm),))
-        behind = trailing(memory.past, lag, self.dt) if joints is None else memory.past[-1] - self._of_arm(joints)
+        behind, held = trailing(memory.past, lag, self.dt), np.zeros(len(self.robot.arm), np.float32)
+        if joints is not None:
+            usual, behind = behind, memory.past[-1] - self._of_arm(joints)
+            held = self._held(memory.past[-1] - usual, memory.past[-1] - behind)
         horizon, left = self.horizon, self.horizon - self.execute
         chunk = memory.chunk
         fading = np.clip(1 - np.arange(horizon) / max(left, 1), 0, None)
@@ -343,11 +345,24 @@ class Controller:
             clearance=self.clearance,
             lag=lag,
             behind=behind,
+            held=held,
             opens=opens,
             last=np.concatenate([gone, last]),
             weight=np.concatenate([np.zeros(self.first), weight]).astype(np.float32),
             first=self.first,
         )
+
+    def _held(self, expected: Float[np.ndarray, "A"], joints: Float[np.ndarray, "A"]) -> Float[np.ndarray, "A"]:
+        """How far an arm is from where its servos should have it, where the tool is so by more than `guard` [rad]."""
+        near = self._within(jax.device_get(placed(self.robot, expected)), joints)
+        return np.zeros_like(joints) if near else joints - expected
+
+    def _within(self, tool: Pose, joints: Float[np.ndarray, "A"]) -> bool:
+        """Whether the tool of an arm is within `guard` of where it is expected; always where there is no guard."""
+        if self.guard is None:
+            return True
+        distance, angle = gap(tool, jax.device_get(placed(self.robot, joints)))
+        return distance <= self.guard[0] and angle <= self.guard[1]
 
     def _chunk(self, joints, hand, setting: Setting, *, source: Source, plan: Any = None, **about: Any) -> Chunk:
         """With where its servos should bring the tool."""
@@ -375,9 +390,8 @@ class Controller:
     def _fine(self, setting: Setting, joints: np.ndarray, hand: np.ndarray) -> bool:
         """Whether a motion as long as a chunk satisfies the constraints, at its knots and between them."""
         joints, hand = (np.concatenate([np.repeat(x[:1], self.first, axis=0), x]) for x in (joints, hand))
-        return bool(holds(self.policy, setting, joints, hand)) and bool(
-            clear(self.policy, setting, joints, hand, self.between)
-        )
+        there = holds(self.policy, setting, joints, hand)
+        return bool(there) and clear(self.policy, setting, joints, hand, self.between)
 
     def _judged(
         self,

@@ -153,6 +153,37 @@ def test_a_chunk_is_judged_from_where_the_arm_is(robot):
         controller.plan(None, memory, joints=np.zeros(3))
 
 
+def test_an_arm_that_stays_held_up_passes_things_elsewhere(robot):
+    """Held 15 mm off commands that lead past a ball 8 mm away: let go of, the arm is back on them before it gets there; else not."""
+    hand = diffopt.plans.Grasp(
+        position=jnp.zeros(3), rotation=jnp.eye(3), joints=jnp.array([0.04]), squeeze=jnp.zeros(1)
+    )
+
+    def moved(q):
+        pose = robot.tool_pose(q)
+        return jnp.concatenate([pose.position, rotation_vector(robot.tool_pose(robot.home).rotation.T @ pose.rotation)])
+
+    home, inverse = np.asarray(robot.home), np.linalg.pinv(np.asarray(jax.jacfwd(moved)(robot.home)))
+    ahead, aside = np.asarray(robot.tool_pose(home).rotation)[:, :2].T
+    way = home + np.linspace(0.01, 0.08, H)[:, None] * (inverse[:, :3] @ ahead)
+    off = inverse[:, :3] @ (0.015 * aside)
+    end = robot.tool_pose(way[-1])
+    centre = np.asarray(end.position) + 0.094 * aside + 0.1 * np.asarray(end.rotation)[:, 2]
+    ball = SceneCollision(shapes=shapes.sphere(0.02, centre))
+    clear = -replace(ball, robot=robot).residual(hand, {"joints": jnp.asarray(way[-1])}, None).max()
+    assert 0.006 < clear < 0.01
+
+    controller = Controller(policy=swinging(robot, 1.0), robot=robot, execute=3, lag=0.1)
+    memory, scene, grip = controller.start(home), ConstraintSet.of(ball), np.full((H, 1), 0.04)
+
+    def fine(joints, **options):
+        judge = replace(controller, **options)
+        return judge._fine(judge._setting(memory, scene, joints=joints), way.astype(np.float32), grip)
+
+    assert fine(home) and fine(home - off) and fine(home + 0.3 * off)
+    assert not fine(home + off) and fine(home + off, guard=None)
+
+
 def test_the_rest_of_a_chunk_holds_from_where_the_arm_is(robot):
     """The arm is held 15 mm off its commands, which are 8 mm clear of a ball. Let go of on the far side of the ball, it goes back in free
     space; on the side of the ball it goes back through it."""
