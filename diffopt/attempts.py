@@ -11,6 +11,10 @@ own plain plans in the same context: the limit is a quantile of the pulls of `PL
 quantile is well below one: where plans of the policy's that are feasible are rare, most of what has the pull of its more unusual plans
 is not one of them.
 
+Before anything is steered, the policy may have it right by itself: some draws are left to it (how many, and how, is the sampler's
+affair: `samplers.base.Persistent.plainly`). Of these one is accepted if it is feasible and the terminal correction hardly moved it
+(`moves.WITHIN`), however it is pulled: it is a draw of the policy's distribution restricted to what is feasible.
+
 Where noise has failed some times, the best plan so far, if it is feasible and only pulled too hard, is the better beginning: it is made
 as noisy as at `RESUMED` of the levels and drawn from there, which costs less than half of a whole draw. Attempts from noise and attempts
 that go on take `TURNS`; in a turn all go on from what was the best when it began. That is for samplers that can begin at a level
@@ -35,6 +39,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from diffopt.constraints import ConstraintSet
+from diffopt.moves import WITHIN
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Start, begun_at, level_of, unconstrained
@@ -85,13 +90,20 @@ def limit(policy: Policy, levels: int, eta: float | Array) -> Float[Array, ""]:
     return jnp.quantile(jax.vmap(one)(jax.random.split(jax.random.key(0), PLAIN)), USUAL)
 
 
-def judged(policy: Policy, constraints: ConstraintSet, solution: Solution, bound, levels: int, eta) -> Attempt:
-    """Draws with their merit, given the limit; the network's evaluation for the pull is counted."""
+def judged(
+    policy: Policy, constraints: ConstraintSet, solution: Solution, bound, levels: int, eta, plainly: bool = False
+) -> Attempt:
+    """Draws with their merit, given the limit; the network's evaluation for the pull is counted.
+
+    Args:
+      plainly: whether they were left to the policy.
+    """
     process = ReverseProcess.of(policy, count=levels, eta=eta)
     far = jax.vmap(lambda plan: pull(process, policy.encode(plan)))(solution.plans)
     excess = sum(_scaled(constraints, name, value) for name, value in solution.violation.items())
     lesser = jnp.where(solution.feasible, FEASIBLE + far, INFEASIBLE * (1 + jnp.minimum(excess, 1e6)))
-    merit = jnp.where(solution.feasible & (far <= bound), 0.0, lesser)
+    usual = solution.stats.terminal_move <= WITHIN if plainly else far <= bound
+    merit = jnp.where(solution.feasible & usual, 0.0, lesser)
     merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
     counted = replace(solution.stats, evaluations=solution.stats.evaluations + 1)
     return Attempt(solution=replace(solution, stats=counted), merit=merit)
@@ -102,13 +114,23 @@ def _scaled(constraints: ConstraintSet, name: str, value: Float[Array, "n"]) -> 
 
 
 def resumes(number: Any) -> Any:
-    """Whether an attempt, counted from 0, goes on from the best plan so far."""
-    return number % sum(TURNS) >= TURNS[0]
+    """Whether an attempt goes on from the best plan so far. They are counted from 0; draws that are left to the policy come before."""
+    return (number >= 0) & (number % sum(TURNS) >= TURNS[0])
 
 
 def begins(number: Any) -> Any:
     """Whether a turn begins with this attempt."""
-    return (number % sum(TURNS) == 0) | (number % sum(TURNS) == TURNS[0])
+    return (number >= 0) & ((number % sum(TURNS) == 0) | (number % sum(TURNS) == TURNS[0]))
+
+
+def keyed(keys: Any, numbers: Int[Any, "n"]) -> Any:
+    """The keys of attempts: of the first the plan's own, of others one of their own."""
+
+    def one(key: Any, number: Any) -> Any:
+        own, other = (jax.random.key_data(k) for k in (key, jax.random.fold_in(key, number)))
+        return jax.random.wrap_key_data(jnp.where(number == 0, own, other), impl=jax.random.key_impl(key))
+
+    return jax.vmap(one)(keys, jnp.asarray(numbers))
 
 
 def start(x: Float[Array, "*B n"], goes_on: Any, levels: int) -> Start:
@@ -137,10 +159,11 @@ def better(best: Attempt, new: Attempt) -> Attempt:
 
 def persist(
     first: Attempt,
-    draw: Callable[[Int[np.ndarray, "B"], Int[np.ndarray, "B"], Float[np.ndarray, "B n"], bool], Attempt],
+    draw: Callable[[Int[np.ndarray, "B"], Int[np.ndarray, "B"], Float[np.ndarray, "B n"], bool, bool], Attempt],
     encode: Callable[[Any], Float[Any, "N n"]],
     most: int,
     *,
+    made: int = 1,
     block: int = BLOCK,
     total: float = np.inf,
     hopeless: int = HOPELESS,
@@ -148,16 +171,17 @@ def persist(
     """The first attempt, improved by further ones where it was not accepted; on the host.
 
     Args:
-      draw: attempts for a block of plans, given which plans, the number of the attempt of each (the first was 0), the best
-        vector of each when that turn began, and whether they go on from there.
+      draw: attempts for a block of plans, given which plans, the number of the attempt of each, the best vector of each when that turn
+        began, whether they go on from there, and whether they are left to the policy, as all of negative number are.
       encode: plans as vectors.
-      most: draws per plan in all.
+      most: attempts per plan, draws that are left to the policy not counted.
+      made: the number of the next attempt.
       total: draws over all plans after which no further one begins.
       hopeless: draws without a feasible one after which a plan is given up.
     """
     best = jax.tree.map(np.array, first)
     count = len(best.merit)
-    made, spent = 1, count
+    spent = count
     begun, near = np.array(encode(best.solution.plans)), best.merit < INFEASIBLE
     while spent < total:
         cap = np.where(best.merit < INFEASIBLE, most, min(most, hopeless))
@@ -182,7 +206,7 @@ def persist(
                     break
                 chosen = mine[first_of : first_of + block]
                 padded = np.pad(chosen, (0, block - len(chosen)), "edge")
-                new = draw(plans[padded], numbers[padded], begun[plans[padded]], goes_on)
+                new = draw(plans[padded], numbers[padded], begun[plans[padded]], goes_on, made <= 0)
                 _take(best, jax.tree.map(np.asarray, new), plans[chosen])
                 spent += len(chosen)
     return best

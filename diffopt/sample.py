@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from diffopt.attempts import BLOCK, INFEASIBLE, Attempt, begins, better, judged, limit, persist, resumes, start
+from diffopt.attempts import BLOCK, INFEASIBLE, Attempt, begins, better, judged, keyed, limit, persist, resumes, start
 from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet, fit
 from diffopt.moves import moved
@@ -127,31 +127,31 @@ def _moved(policy, constraints, keys, found: Solution, moves: int, levels: int) 
 def _repeated(policy, constraints, keys, sampler, eta, warm, levels, attempts, traced) -> Solution:
     """Plans of which each is drawn until it is accepted, at most `attempts` times."""
     n = len(keys)
-    resuming = isinstance(sampler, Persistent)
+    resuming, plainly, times = isinstance(sampler, Persistent), sampler, 0
     if isinstance(sampler, Persistent):
+        plainly, times = sampler.plainly(policy, constraints)
         sampler = sampler.persistent(policy)
+    usual = cache(lambda: _limit(policy, eta, levels))
+    if traced:
+        usual()
 
-    def begun_at(x, goes_on):
-        return start(x, goes_on, levels) if resuming else None
-
-    noise = jnp.zeros((n, policy.spec.dim))
-    first = _sample(policy, constraints, keys, sampler, eta, warm, begun_at(noise, False), levels)
-    usual = _limit(policy, eta, levels)
-    begun = _judged(policy, constraints, first, usual, eta, levels)
-
-    def draw(plans, numbers, x, goes_on) -> Attempt:
+    def draw(plans, numbers, x, goes_on, alone=False) -> Attempt:
         """Some of the plans once more, each with the key of its attempt; for as many as the first time, by the same program."""
-        again, warmed = jax.tree.map(lambda leaf: leaf[plans], (keys, warm))
-        fresh = jax.vmap(jax.random.fold_in)(again, numbers)
-        solution = _sample(policy, constraints, fresh, sampler, eta, warmed, begun_at(x, goes_on), levels)
-        return _judged(policy, constraints, solution, usual, eta, levels)
+        own, warmed = jax.tree.map(lambda leaf: leaf[plans], (keys, warm))
+        begun_at, draws = start(x, goes_on, levels) if resuming else None, plainly if alone else sampler
+        solution = _sample(policy, constraints, keyed(own, numbers), draws, eta, warmed, begun_at, levels)
+        bound = np.inf if alone else usual()
+        return _judged(policy, constraints, solution, bound, eta, levels, alone)
 
     def encode(plans):
         return _encoded(policy, plans)
 
+    every, noise = np.arange(n), jnp.zeros((n, policy.spec.dim))
+    first = draw(every, np.full(n, -times), noise, False, times > 0)
     if traced:
-        return _scanned(begun, draw, encode, attempts)
-    return jax.tree.map(jnp.asarray, persist(begun, draw, encode, attempts, block=min(BLOCK, n)).solution)
+        return _scanned(first, draw, encode, attempts, 1 - times)
+    found = persist(first, draw, encode, attempts, made=1 - times, block=min(BLOCK, n))
+    return jax.tree.map(jnp.asarray, found.solution)
 
 
 @partial(jit, static_argnames="levels")
@@ -159,9 +159,9 @@ def _limit(policy, eta, levels):
     return limit(policy, levels, eta)
 
 
-@partial(jit, static_argnames="levels")
-def _judged(policy, constraints, solution, bound, eta, levels) -> Attempt:
-    return judged(policy, constraints, solution, bound, levels, eta)
+@partial(jit, static_argnames=("levels", "plainly"))
+def _judged(policy, constraints, solution, bound, eta, levels, plainly) -> Attempt:
+    return judged(policy, constraints, solution, bound, levels, eta, plainly)
 
 
 @jit
@@ -182,24 +182,27 @@ def _cost(policy, constraints, solution):
 
 
 def _scanned(
-    begun: Attempt, draw: Callable[[Array, Array, Array, Array], Attempt], encode: Callable[[Any], Array], attempts: int
+    first: Attempt, draw: Callable[..., Attempt], encode: Callable[[Any], Array], attempts: int, made: int
 ) -> Solution:
     """Further attempts inside a transformation: for all plans, unless none needs one."""
+    plans = jnp.arange(len(first.merit))
 
     def best_of(attempt: Attempt) -> tuple[Array, Array]:
         return encode(attempt.solution.plans), attempt.merit < INFEASIBLE
 
-    def body(carry: tuple[Attempt, tuple[Array, Array]], number) -> tuple[tuple[Attempt, tuple[Array, Array]], None]:
+    def body(alone: bool, carry: tuple[Attempt, tuple[Array, Array]], number):
         best, turn = carry
-        plans = jnp.arange(len(best.merit))
         x, near = turn = jax.lax.cond(begins(number), lambda: best_of(best), lambda: turn)
 
         def once_more() -> Attempt:
-            return better(best, draw(plans, jnp.full(plans.shape, number), x, resumes(number) & near))
+            return better(best, draw(plans, jnp.full(plans.shape, number), x, resumes(number) & near, alone))
 
         return (jax.lax.cond(jnp.all(best.accepted), lambda: best, once_more), turn), None
 
-    return jax.lax.scan(body, (begun, best_of(begun)), jnp.arange(1, attempts))[0][0].solution
+    carry = first, best_of(first)
+    for alone, numbers in ((True, np.arange(made, 0)), (False, np.arange(max(made, 0), attempts))):
+        carry = jax.lax.scan(partial(body, alone), carry, numbers)[0] if len(numbers) else carry
+    return carry[0].solution
 
 
 @partial(jit, static_argnames="levels")

@@ -101,6 +101,28 @@ def test_ogd_draws_with_more_care_what_it_may_draw_again():
     assert OGD().usual_attempts() > 1 == OGD(every=0).usual_attempts() == OGD(hard=False).usual_attempts()
 
 
+def test_what_the_policy_has_right_by_itself_is_left_as_it_is():
+    """Before anything is steered come draws of the policy's own; on the right side of the wall they stay, however unusual."""
+    often = draw(OGD(plain=3, attempts=MOST), attempts=MOST)
+    drawn, moved = (np.asarray(x) for x in (often.stats.attempts, often.stats.terminal_move))
+    assert np.asarray(often.feasible).all() and (moved[drawn <= 3] == 0).all() and (drawn <= 3).sum() > 0.7 * N
+    assert 1 < drawn.max() <= 3 + MOST
+    inside = jax.jit(lambda x: draw(OGD(plain=3), x, attempts=MOST))(0.0)
+    np.testing.assert_allclose(values(inside), values(often), atol=1e-4)
+    for few in (OGD(plain=0), OGD(particles=2), OGD(anchor="zero")):
+        assert few.plainly(POLICY, wall(0.0))[1] == 0 < OGD().plainly(POLICY, wall(0.0))[1]
+    soft = ConstraintSet.of(from_residual(right, jnp.zeros(()), name="wall", kind="cost", plan_type=Point))
+    assert OGD(plain=5).plainly(POLICY, soft)[1] == 0
+    with pytest.raises(ValueError, match="plain=-1"):
+        OGD(plain=-1)
+
+
+def test_plans_that_the_policy_has_right_are_spread_as_its_own():
+    """A wall through the left mode: three in four plans are feasible, one in three of them on the left, most of those pulled hard."""
+    often = values(draw(OGD(plain=8), -1.0, n=400, attempts=2))[:, 0]
+    assert often.min() >= -1 - 1e-3 and abs(np.mean(often < 0) - 1 / 3) < 0.08
+
+
 def attempt(values, merit) -> Attempt:
     """One whose plans are numbers."""
     n = len(values)
@@ -123,7 +145,7 @@ def test_a_plans_attempts_are_taken_in_their_order(block):
     """Whatever else is drawn, and however the attempts are cut into calls: the first that is accepted is the answer."""
     accepted = np.array([[9, 12, 13], [4, 5, 21]])  # at which attempts, of each plan
 
-    def draw(plans, numbers, x, goes_on) -> Attempt:
+    def draw(plans, numbers, x, goes_on, alone=False) -> Attempt:
         assert {bool(resumes(number)) for number in numbers} == {goes_on}
         good = (accepted[plans] == numbers[:, None]).any(axis=1)
         return attempt(values=numbers.astype(float), merit=np.where(good, 0.0, 1.0))
@@ -138,7 +160,7 @@ def test_attempts_that_go_on_begin_at_the_best_plan_of_the_turns_before():
     """Attempts are numbered from 0; some begin with noise, some go on, and again."""
     begun = []
 
-    def draw(plans, numbers, x, goes_on) -> Attempt:
+    def draw(plans, numbers, x, goes_on, alone=False) -> Attempt:
         assert goes_on == resumes(numbers[0])
         begun.extend(zip(numbers.tolist(), x[:, 0].tolist(), strict=True))
         return attempt(values=-numbers.astype(float), merit=2.0 - numbers / 100)
@@ -181,7 +203,7 @@ def test_attempts_go_on_from_feasible_plans_only():
     """Of two plans, one of which has found nothing feasible: each has its draws with its own kind of beginning."""
     asked = []
 
-    def draw(plans, numbers, x, goes_on) -> Attempt:
+    def draw(plans, numbers, x, goes_on, alone=False) -> Attempt:
         asked.extend((int(plan), int(number), goes_on) for plan, number in zip(plans, numbers, strict=True))
         return attempt(values=numbers.astype(float), merit=np.where(plans == 0, 2.0, 2 * INFEASIBLE))
 

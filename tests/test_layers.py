@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "process": {"policies", "schedules"},
     "solution": {"plans", "paths"},
     "samplers": {"process", "solvers", "constraints", "solution"},
-    "attempts": {"samplers", "solution"},
+    "attempts": {"moves", "samplers", "solution"},
     "moves": {"samplers", "solution"},
     "sample": {"attempts", "moves", "compiling"},
     "chunks": {"sample", "robots"},

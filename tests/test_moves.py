@@ -13,7 +13,7 @@ from diffopt.evaluation.posteriors import Reference, energy_distance, problem
 from diffopt.moves import SHARES
 from diffopt.plans import Point
 from diffopt.policies import gaussian_mixture
-from diffopt.samplers import Snap
+from diffopt.samplers import OGD, Snap
 
 N, LEVELS = 384, 32
 PROBLEM = problem("union", dim=2, share=0.2, seed=7)
@@ -79,9 +79,10 @@ def test_after_attempts_no_further_program_is_compiled():
     """The proposals of one plan are drawn by the program of its attempts."""
     from diffopt.sample import _sample
 
-    once = diffopt.sample(PROBLEM.policy, PROBLEM.constraints, key=0)
+    given = dict(key=0, sampler=OGD(plain=0))
+    once = diffopt.sample(PROBLEM.policy, PROBLEM.constraints, **given)
     before = _sample.count()
-    more = diffopt.sample(PROBLEM.policy, PROBLEM.constraints, key=0, moves=4)
+    more = diffopt.sample(PROBLEM.policy, PROBLEM.constraints, **given, moves=4)
     assert _sample.count() == before and int(more.stats.evaluations[0]) > int(once.stats.evaluations[0])
 
 

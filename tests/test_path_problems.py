@@ -48,7 +48,7 @@ def test_the_share_is_within_its_bounds_and_what_the_constraint_allows_the_judge
     report = jax.jit(jax.vmap(lambda v: problem.constraints.report(Point(values=v), {}, None).satisfied))(draws)
     assert not np.any(np.asarray(report) & ~problem.judge(draws))
     pushed = diffopt.sample(policy, problem.constraints, n=64, key=1)  # onto the borders of discs
-    assert np.asarray(pushed.feasible).sum() > 8 and np.asarray(pushed.stats.terminal_move).max() > 0.1
+    assert np.asarray(pushed.feasible).sum() > 4 and np.asarray(pushed.stats.terminal_move).max() > 0.1
     assert not np.any(np.asarray(pushed.feasible) & ~problem.judge(np.asarray(pushed.plans.values)))
     still = np.tile(np.array([0.02, 0.02]), POINTS)  # in a corner, clear of everything but perhaps a new disc
     assert problem.judge((still[None] - 0.5) / UNIT).shape == (1,)

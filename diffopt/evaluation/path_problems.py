@@ -117,12 +117,19 @@ def _points(plan: Point) -> Float[Array, "H 2"]:
 
 
 def obstacles(plan: Point, course: Course) -> Float[Array, "H-1"]:
-    """How deep every step, straight from point to point, is in the worst disc."""
+    """How deep every step, straight from point to point, is in the worst disc; only that one is differentiated."""
     points = _points(plan)
-    a, d = points[:-1, None], jnp.diff(points, axis=0)[:, None]
-    along = jnp.sum((course.centres - a) * d, axis=-1) / (jnp.sum(d**2, axis=-1) + 1e-12)
-    apart = a + jnp.clip(along, 0, 1)[..., None] * d - course.centres
-    return jnp.max(course.radii + MARGIN - jnp.sqrt(jnp.sum(apart**2, axis=-1) + 1e-12), axis=1)
+    every = (course.centres[:, None], course.radii[:, None])
+    worst = jnp.argmax(_depth(jax.lax.stop_gradient(points), *every), axis=0)
+    return _depth(points, course.centres[worst], course.radii[worst])
+
+
+def _depth(points: Float[Array, "H 2"], centres: Float[Array, "*D H-1 2"], radii: Float[Array, "*D H-1"]) -> Array:
+    """How deep every step is in a disc of its own."""
+    a, d = points[:-1], jnp.diff(points, axis=0)
+    along = jnp.sum((centres - a) * d, axis=-1) / (jnp.sum(d**2, axis=-1) + 1e-12)
+    apart = a + jnp.clip(along, 0, 1)[..., None] * d - centres
+    return radii + MARGIN - jnp.sqrt(jnp.sum(apart**2, axis=-1) + 1e-12)
 
 
 def speed(plan: Point, course: Course) -> Float[Array, "H-1"]:

@@ -66,13 +66,17 @@ def level_of(share: float, count: int) -> int:
     return max(1, round(share * count))
 
 
-@runtime_checkable
-class Persistent(Protocol):
-    """A sampler that has plans drawn again by itself; it takes a start beside what a `Sampler` takes."""
+class Started(Protocol):
+    """A sampler that takes a start beside what a `Sampler` takes."""
 
     def __call__(
         self, process: ReverseProcess, constraints: ConstraintSet, key: Array, warm: Any, start: Start | None = None
     ) -> Draw: ...
+
+
+@runtime_checkable
+class Persistent(Started, Protocol):
+    """A sampler that has plans drawn again by itself."""
 
     def usual_attempts(self) -> int:
         """How often a plan is drawn at most."""
@@ -80,6 +84,13 @@ class Persistent(Protocol):
 
     def persistent(self, policy: Policy) -> Persistent:
         """What draws a plan that may be drawn again."""
+        ...
+
+    def plainly(self, policy: Policy, constraints: ConstraintSet) -> tuple[Started, int]:
+        """What draws a plan that may be drawn again and is left to the policy, and how often that is tried before others; 0 for not at all.
+
+        What it returns holds the same numbers as a draw of `persistent`.
+        """
         ...
 
 

@@ -46,11 +46,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffopt.constraints import ConstraintSet
+from diffopt.constraints import ConstraintSet, HasAuxiliary
 from diffopt.paths import is_path
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
-from diffopt.samplers.base import Draw, Start, level_of, stats
+from diffopt.samplers.base import Draw, Start, Started, level_of, stats
 from diffopt.samplers.correction import Correction
 from diffopt.samplers.ddim import DDIM
 from diffopt.samplers.registry import Card
@@ -62,6 +62,7 @@ Constrain = Literal["lookahead", "current", "next"]
 Merit = Literal["move", "stay"]
 # where a plan may be drawn again: the window, the gain, how much smaller the margins are, and among how many guesses joints are looked for
 WINDOW, GAIN, CLOSER, WIDER = (0.8, 0.0), 0.5, 0.3, 3
+PLAINLY = 16  # draws that are left to the policy before others, where no joints have to be found for them, which is half of a draw's price
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
 
@@ -83,6 +84,8 @@ class OGD:
       particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
       attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), with the
         care of `persistent`; None for 256, and for once where no level is solved or the answer is to be differentiable (not `hard`).
+      plain: draws that are left to the policy before those; None for none where joints have to be found and for 16 where they have not. Not
+        made where a plan of the policy's own, though feasible, is not what is asked for: with soft constraints, particles, or `zero`.
       gain: exponent of b = alpha^gain. most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
     """
@@ -100,6 +103,7 @@ class OGD:
     particles: int = field(default=1, metadata=dict(static=True))
     merit: Merit = field(default="move", metadata=dict(static=True))
     attempts: int | None = field(default=None, metadata=dict(static=True))
+    plain: int | None = field(default=None, metadata=dict(static=True))
     gain: float | Array = -1.0
     most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
@@ -114,6 +118,8 @@ class OGD:
         for name in ("particles", "tracks", "steps", "terminal"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
+        if self.plain is not None and self.plain < 0:
+            raise ValueError(f"plain={self.plain}; expected at least 0")
         numbers = jax.tree.leaves((self.window, self.every))
         if any(isinstance(number, jax.core.Tracer) or not np.isscalar(number) for number in numbers):
             return
@@ -133,7 +139,17 @@ class OGD:
         if not self._solves:
             return self
         closer, wider = CLOSER * self._tighten(policy), max(self.search, WIDER)
-        return replace(self, every=1, window=WINDOW, gain=GAIN, tighten=closer, search=wider)
+        care = replace(self, every=1, window=WINDOW, gain=GAIN, tighten=closer, search=wider)
+        return replace(care, attempts=None, plain=None)  # of which a draw knows nothing: all share a program
+
+    def plainly(self, policy: Policy, constraints: ConstraintSet) -> tuple[Started, int]:
+        """What draws a plan that is left to the policy, and how often before others; not where a plan of the policy's is no answer yet."""
+        again = self.persistent(policy)
+        answers = self.hard and self._solves and self.anchor == "sampled" and self.particles == 1
+        found = any(isinstance(constraint, HasAuxiliary) for constraint in constraints)
+        times = (0 if found else PLAINLY) if self.plain is None else self.plain
+        plainly = replace(again, every=0) if found else AsDrawn(ogd=again)
+        return plainly, times if answers and not constraints.of_kind("cost") else 0
 
     @property
     def _solves(self) -> bool:
@@ -266,6 +282,28 @@ class OGD:
         tracks, progress = correction.improve(reference, tracks, solver, weight, steps=steps, most=most)
         corrected = correction.best(reference, tracks, progress, weight)
         return gain * (corrected.x - corrected.reference), tracks, progress
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class AsDrawn:
+    """A plan as the policy draws it, where nothing has to be found for it to be judged; beside draws of `ogd`, it begins with noise."""
+
+    ogd: OGD
+
+    def __call__(
+        self,
+        process: ReverseProcess,
+        constraints: ConstraintSet,
+        key: Array,
+        warm: Tracks | None = None,
+        start: Start | None = None,
+    ) -> Draw:
+        drawn = DDIM()(process, constraints, key)
+        ogd = self.ogd
+        correction = Correction.of(process.policy, constraints, tracks=ogd.tracks, search=ogd.search)
+        solver = RealTimeIteration(penalty=ogd.penalty, hard=ogd.hard, passes=correction.passes)
+        return replace(drawn, warm=correction.seeds(drawn.x, solver))
 
 
 CARD = Card(

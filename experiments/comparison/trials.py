@@ -12,11 +12,10 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import diffopt
-from diffopt.attempts import BLOCK, HOPELESS, Attempt, judged, limit, persist, start
+from diffopt.attempts import BLOCK, HOPELESS, Attempt, judged, keyed, limit, persist, start
 from diffopt.compiling import jit
 from diffopt.constraints import ConstraintSet
 from diffopt.moves import moved
@@ -89,15 +88,15 @@ class Begun:
         return self.sampler(process, constraints, key, warm, self.start)
 
 
-@partial(jit, static_argnames="levels")
-def program(policy, frames, constraints, keys, bounds, sampler, start, levels) -> Attempt:
+@partial(jit, static_argnames=("levels", "plainly"))
+def program(policy, frames, constraints, keys, bounds, sampler, start, levels, plainly=False) -> Attempt:
     """One plan each, and its merit; leaves have one leading axis."""
 
     def one(frame, constraints, key, bound, x):
         placed = replace(policy, context=Context(frame=frame))
         begun = sampler if start is None else Begun(sampler=sampler, start=replace(start, x=x))
         result = diffopt.sample(placed, constraints, key=key, sampler=begun, levels=levels, attempts=1)
-        return judged(placed, constraints, replace(result, warm=None), bound, levels, 1.0)
+        return judged(placed, constraints, replace(result, warm=None), bound, levels, 1.0, plainly)
 
     return jax.tree.map(
         lambda leaf: leaf[:, 0], jax.vmap(one)(frames, constraints, keys, bounds, None if start is None else start.x)
@@ -147,13 +146,7 @@ class Places:
 
 @jax.jit
 def _keys(keys, numbers, attempts):
-    def one(key, number, attempt):
-        first = jax.random.fold_in(jax.random.key(key), number)
-        return jax.random.wrap_key_data(
-            jnp.where(attempt > 0, jax.random.key_data(jax.random.fold_in(first, attempt)), jax.random.key_data(first))
-        )
-
-    return jax.vmap(one)(keys, numbers, attempts)
+    return keyed(jax.vmap(lambda key, number: jax.random.fold_in(jax.random.key(key), number))(keys, numbers), attempts)
 
 
 def draw(
@@ -163,11 +156,12 @@ def draw(
     size: int,
     numbers: Sequence[int] | None = None,
     begun: Start | None = None,
+    plainly: bool = False,
 ) -> Attempt:
     """One attempt for every trial of a block, which is padded to a size."""
     fill = size - len(block)
     attempts = [*(numbers or [0] * len(block)), *[0] * fill]
-    return program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, begun, LEVELS)
+    return program(*places.arguments([*block, *[block[-1]] * fill], attempts), sampler, begun, LEVELS, plainly)
 
 
 def attempted(
@@ -176,8 +170,9 @@ def attempted(
     """All trials, `chunk` at a time; what fails by its own account is drawn again as by `sample(attempts=most)`, `BLOCK` at a time, `total`
     draws in all."""
     parts = []
-    resuming = most > 1 and isinstance(sampler, Persistent)
+    resuming, plainly, times = most > 1 and isinstance(sampler, Persistent), sampler, 0
     if resuming:
+        plainly, times = sampler.plainly(places.bench.policy, places.constraints)
         sampler = sampler.persistent(places.bench.policy)
     policy, frames, *_ = places.arguments(wanted)
 
@@ -190,17 +185,19 @@ def attempted(
     noise = np.zeros((chunk, places.bench.policy.spec.dim), np.float32)
     for first in range(0, len(wanted), chunk):
         block = wanted[first : first + chunk]
-        part = draw(places, sampler, block, chunk, begun=begun(noise, False))
+        number = [-times] * len(block)
+        part = draw(places, plainly, block, chunk, number, begun(noise, False), times > 0)
         parts.append([np.asarray(leaf)[: len(block)] for leaf in jax.tree.leaves(part)])
     joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
     first_draws = jax.tree.unflatten(jax.tree.structure(part), joined)
 
-    def again(plans: np.ndarray, numbers: np.ndarray, x: np.ndarray, goes_on: bool) -> Attempt:
-        attempts = [int(a) for a in numbers]
-        return draw(places, sampler, [wanted[i] for i in plans], len(plans), attempts, begun(x, goes_on))
+    def again(plans: np.ndarray, numbers: np.ndarray, x: np.ndarray, goes_on: bool, alone: bool) -> Attempt:
+        attempts, draws = [int(a) for a in numbers], plainly if alone else sampler
+        return draw(places, draws, [wanted[i] for i in plans], len(plans), attempts, begun(x, goes_on), alone)
 
     hopeless = most if total < np.inf else HOPELESS
-    return persist(first_draws, again, encode, most, block=min(chunk, BLOCK), total=total, hopeless=hopeless)
+    block = min(chunk, BLOCK)
+    return persist(first_draws, again, encode, most, made=1 - times, block=block, total=total, hopeless=hopeless)
 
 
 def move(places: Places, begun: Attempt, wanted: Sequence[Trial], chunk: int, moves: int) -> Attempt:
