@@ -27,7 +27,6 @@ from diffopt.sample import sample
 from diffopt.solution import Solution
 
 GUARD = 3e-3  # by which inequalities have to hold between the knots [m, rad]: neither servos nor fingers follow quite as the model says
-TRAIL = 256  # commands that a memory keeps
 
 Source = Literal["planned", "rest", "stop", "rewind"]
 
@@ -63,32 +62,6 @@ class Chunk:
     def tool_at(self, k: int) -> Pose:
         """T_world_tool after knot k has been sent, as far as the servos follow."""
         return Pose(position=self.expected.position[k], rotation=self.expected.rotation[k])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """What one call of `Controller.plan` leaves to the next.
-
-    Attributes:
-      past: the last three commanded postures, dt apart, the latest last [rad].
-      hand: last commanded joints of the hand.
-      chunk: the last one, from its first knot that is not executed yet, its last knot repeated; None if there is none.
-      calls: of the controller so far.
-      trail, grips: commanded joints of arm and hand since the start, at most `TRAIL`, without what was gone back [rad], [rad or m].
-      waypoints: the commands of the trail, counted from its first, from which a feasible chunk began.
-      rewound: how often it was rewound since a chunk was executed whole.
-      barren: how many plans, the last ones without a break, found nothing feasible.
-    """
-
-    past: Float[np.ndarray, "3 A"]
-    hand: Float[np.ndarray, "J"]
-    chunk: Chunk | None = None
-    calls: int = 0
-    trail: Float[np.ndarray, "N A"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    grips: Float[np.ndarray, "N J"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    waypoints: tuple[int, ...] = ()
-    rewound: int = 0
-    barren: int = 0
 
 
 @jax.tree_util.register_dataclass

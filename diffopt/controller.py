@@ -38,9 +38,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from diffopt.chunks import TRAIL, Chunk, Memory, Setting, Source, clear, draw, holds, kept, placed, reached, trailing
+from diffopt.chunks import Chunk, Setting, Source, clear, draw, holds, kept, placed, reached, trailing
 from diffopt.constraints import ConstraintSet
 from diffopt.geometry import Pose
+from diffopt.memory import Memory, advanced, gone_back, way_back, waypoint
 from diffopt.monitor import Deviation, gap
 from diffopt.paths import spec_of_paths
 from diffopt.policies.base import Policy
@@ -238,12 +239,11 @@ class Controller:
           deviation: why, for the report. more, hand, joints: as in `plan`.
         """
         began = time.perf_counter()
-        marks = [i for i in memory.waypoints if i < len(memory.trail) - 1]
-        goal = marks[-1 - min(memory.rewound, len(marks) - 1)] if marks else 0
+        goal = waypoint(memory)
         setting = self._setting(replace(memory, chunk=None), more, hand, joints)
         source: Source = "rewind"
         for slower in (1, 2, 4):
-            way, grips = (_back(commands[goal:], slower) for commands in (memory.trail, memory.grips))
+            way, grips = (way_back(commands[goal:], slower) for commands in (memory.trail, memory.grips))
             if self._judged(memory, way, grips, more, hand, joints):
                 break
         else:
@@ -257,32 +257,11 @@ class Controller:
             report=str(deviation) if deviation is not None else "",
         )
         back = self.after(chunk, memory, len(way))
-        if source == "rewind":
-            before = tuple(i for i in memory.waypoints if i < goal)
-            back = replace(back, trail=memory.trail[: goal + 1], grips=memory.grips[: goal + 1], waypoints=before)
-        return chunk, replace(back, chunk=None, rewound=memory.rewound + 1, barren=memory.barren)
+        return chunk, gone_back(memory, back, goal if source == "rewind" else None)
 
     def after(self, chunk: Chunk, memory: Memory, executed: int) -> Memory:
         """The memory after the first `executed` knots of a chunk have been sent; `plan` returns that for `execute` of them."""
-        past = np.concatenate([memory.past, chunk.joints[:executed]])[-3:]
-        rest = np.concatenate([chunk.joints[executed:], np.repeat(chunk.joints[-1:], executed, axis=0)])
-        grip = np.concatenate([chunk.hand[executed:], np.repeat(chunk.hand[-1:], executed, axis=0)])
-        sent = ((memory.trail, chunk.joints), (memory.grips, chunk.hand))
-        trail, grips = (np.concatenate([before, rows[:executed]]) for before, rows in sent)
-        over = max(0, len(trail) - TRAIL)
-        here = (len(memory.trail) - 1,) if chunk.source == "planned" else ()
-        whole = chunk.source != "rewind" and executed >= self.execute
-        return Memory(
-            past=past,
-            hand=chunk.hand[executed - 1] if executed else memory.hand,
-            chunk=replace(chunk, joints=rest, hand=grip),
-            calls=memory.calls + 1,
-            trail=trail[over:],
-            grips=grips[over:],
-            waypoints=tuple(i - over for i in (*memory.waypoints, *here) if i >= over),
-            rewound=0 if whole else memory.rewound,
-            barren=0 if chunk.source == "planned" else memory.barren + (chunk.source != "rewind"),
-        )
+        return advanced(memory, chunk, executed, self.execute)
 
     def limits(self, memory: Memory, more: ConstraintSet | None = None) -> ConstraintSet:
         """Everything that the next chunk has to satisfy."""
@@ -410,18 +389,6 @@ class Controller:
             if not self._fine(setting, *part):
                 return False
         return True
-
-
-def _back(commands: Float[np.ndarray, "n D"], slower: int) -> Float[np.ndarray, "m D"]:
-    """The way back along commands of which the last has been sent, one knot a step at most, after one of rest if it is slower."""
-    behind = commands[::-1]
-    if len(behind) == 1:
-        return behind
-    at = np.arange(1, slower * (len(behind) - 1) + 1) / slower
-    low = np.minimum(at.astype(int), len(behind) - 2)
-    share = (at - low)[:, None]
-    way = (1 - share) * behind[low] + share * behind[low + 1]
-    return np.concatenate([behind[:1]] * (slower > 1) + [way]).astype(np.float32)
 
 
 def _best(result: Solution) -> int:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import diffopt
-from diffopt.chunks import Chunk, Memory
+from diffopt.chunks import Chunk
 from diffopt.controller import Controller
 from diffopt.evaluation.arm_loop import ArmRun, _Answer, _constrained, _episode, _gone, _Watch
 from diffopt.evaluation.replay import Recording, drift, in_c, in_mjx
 from diffopt.geometry import Pose
+from diffopt.memory import Memory
 from diffopt.paths import ToolPath
 from diffopt.tasks import visuomotor
 from diffopt.tasks.clutter import Cluttered

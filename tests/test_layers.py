@@ -36,10 +36,11 @@ ARROWS: dict[str, set[str]] = {
     "sample": {"attempts", "moves", "compiling"},
     "chunks": {"sample", "robots"},
     "monitor": {"geometry"},
-    "controller": {"chunks", "monitor"},
+    "memory": {"chunks"},
+    "controller": {"chunks", "memory", "monitor"},
     "physics": {"robots", "scenes", "plans", "compiling"},
     "tasks": {"physics", "constraints", "policies"},
-    "evaluation": {"tasks", "solution", "version", "controller"},
+    "evaluation": {"tasks", "solution", "version", "controller", "memory"},
     "training": {"policies", "process", "evaluation"},
 }
 OUTSIDE_ONLY = {"hydra", "omegaconf", "wandb"}  # experiments may; diffopt may not

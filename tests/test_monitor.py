@@ -10,8 +10,8 @@ import diffopt
 from diffopt import Controller, Monitor
 from diffopt.chunks import Chunk
 from diffopt.constraints import ConstraintSet, SceneCollision
-from diffopt.controller import _back
 from diffopt.geometry import Pose, shapes
+from diffopt.memory import way_back
 from diffopt.monitor import Deviation, gap
 from diffopt.paths import JointPathSpec
 from diffopt.policies import gaussian_mixture
@@ -129,9 +129,9 @@ def swung(controller, memory, start, rate, hand=OPEN):
 
 def test_the_way_back_is_the_way_that_came():
     commands = np.array([[0.0], [1.0], [3.0], [4.0]])
-    np.testing.assert_allclose(_back(commands, 1), [[3.0], [1.0], [0.0]])
-    np.testing.assert_allclose(_back(commands, 2), [[4.0], [3.5], [3.0], [2.0], [1.0], [0.5], [0.0]])
-    np.testing.assert_allclose(_back(commands[:1], 2), [[0.0]])
+    np.testing.assert_allclose(way_back(commands, 1), [[3.0], [1.0], [0.0]])
+    np.testing.assert_allclose(way_back(commands, 2), [[4.0], [3.5], [3.0], [2.0], [1.0], [0.5], [0.0]])
+    np.testing.assert_allclose(way_back(commands[:1], 2), [[0.0]])
 
 
 def test_rewinding_goes_to_the_last_waypoint_then_further(controller):

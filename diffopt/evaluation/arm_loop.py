@@ -20,8 +20,9 @@ import numpy as np
 
 from diffopt.chunks import Chunk
 from diffopt.constraints import ConstraintSet, SceneCollision
-from diffopt.controller import Controller, Memory
+from diffopt.controller import Controller
 from diffopt.geometry import Pose, Shapes, shapes
+from diffopt.memory import Memory
 from diffopt.paths import ToolPath
 from diffopt.policies.observation import Observation
 from diffopt.robots.embodiment import Embodiment
