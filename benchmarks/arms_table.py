@@ -137,22 +137,21 @@ def ceiling(task: str) -> str:
 
 PAIR = (
     "| task | arm | floating % | OGD: counts % | solved % | `servo`: counts % | solved % | more with OGD : more with it "
-    "| OGD's feasible chunks (touched) |\n|" + "---|" * 9 + "\n"
+    "| `snap`: counts % | more with OGD : more with it | OGD's feasible chunks (touched) |\n|" + "---|" * 11 + "\n"
 )
 
 
 def pair(scene: Mapping[str, Any], by: Mapping[str, Cell]) -> str:
-    """A row of the table of scenes in which OGD and plain chunks alone were run."""
+    """A row of the table of scenes in which OGD and plain chunks were run, and perhaps snapped ones."""
     ogd, servo = by[REFERENCE], by["servo"]
     solved = [100 * float(np.mean(cell["success"])) for cell in (ogd, servo)]
     total, planned = sum(ogd["chunks"].values()), ogd["chunks"].get("planned", 0)
-    arm = scene["embodiment"].removesuffix("-gripper")
-    if scene["slow"] != 1.0 or scene["weak"] != 1.0:
-        arm += f", {100 * scene['slow']:.0f} % velocity, {100 * scene['weak']:.0f} % torque"
+    arm, snap = scene["embodiment"].removesuffix("-gripper"), by.get("snap")
+    snapped = "| | " if snap is None else f"| {share(counts(snap))} of {len(snap['seeds'])} | {against(snap, ogd)} "
     return (
         f"| `{scene['task']}` | {arm} | {ceiling(scene['task'])} | {share(counts(ogd))} of {len(ogd['seeds'])} | {solved[0]:.1f} "
         f"| {share(counts(servo))} of {len(servo['seeds'])} | {solved[1]:.1f} | {against(servo, ogd)} "
-        f"| {planned} of {total} ({ogd['touched']}) |\n"
+        f"{snapped}| {planned} of {total} ({ogd['touched']}) |\n"
     )
 
 
@@ -166,7 +165,8 @@ def tables() -> str:
     several, pairs, alone = [], [], []
     for key, by in sorted(scenes.items(), key=lambda item: (-sum(len(c["seeds"]) for c in item[1].values()), item[0])):
         scene = dict(zip(SCENE, key, strict=True))
-        if set(by) == {REFERENCE, "servo"} and not scene["posts"]:
+        whole = scene["slow"] == scene["weak"] == 1.0 and not scene["posts"]
+        if whole and {REFERENCE, "servo"} <= set(by) <= {REFERENCE, "servo", "snap"}:
             pairs.append(pair(scene, by))
             continue
         if len(by) == 1:

@@ -42,7 +42,8 @@ def sample(
     """Draw `n` plans from `policy` under `constraints`.
 
     The first call with a new structure (policy, kinds of constraints, sampler, n, levels) compiles; further calls with other numbers
-    do not. It may be called inside `jit`, `vmap` and `grad`.
+    do not, but for the one in which plans are steered for the first time, if the first were right as the policy drew them. It may
+    be called inside `jit`, `vmap` and `grad`.
 
     Args:
       policy: a policy bound to an observation, `policy.given(...)`.
