@@ -1,5 +1,7 @@
 """Plans that fail by their own account are drawn again, and only those."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import diffopt
 from diffopt.attempts import INFEASIBLE, TURNS, Attempt, limit, persist, pull, resumes
 from diffopt.constraints import ConstraintSet, fit, from_residual
+from diffopt.evaluation.path_problems import path_prior, path_problem
 from diffopt.plans import Point
 from diffopt.policies import gaussian_mixture
 from diffopt.process import ReverseProcess
@@ -192,11 +195,11 @@ def test_a_draw_that_goes_on_stays_near_to_where_it_began():
 def test_attempts_that_go_on_are_the_same_inside_jit(x):
     """The second wall is so far out that nothing is accepted: all attempts are made."""
     asked = TURNS[0] + 6
-    inside = jax.jit(lambda x: draw(OGD(), x, n=6, attempts=asked))(x)
-    outside = draw(OGD(), x, n=6, attempts=asked)
+    inside = jax.jit(lambda x: draw(OGD(plain=2), x, n=6, attempts=asked))(x)
+    outside = draw(OGD(plain=2), x, n=6, attempts=asked)
     np.testing.assert_allclose(values(inside), values(outside), atol=1e-5)
     np.testing.assert_array_equal(inside.status, outside.status)
-    assert (np.asarray(outside.stats.attempts).max() == asked) == (x > 1)
+    assert (np.asarray(outside.stats.attempts).max() == 2 + asked) == (x > 1)
 
 
 def test_attempts_go_on_from_feasible_plans_only():
@@ -212,3 +215,20 @@ def test_attempts_go_on_from_feasible_plans_only():
     for plan in (0, 1):
         own = dict(sorted((number, goes_on) for p, number, goes_on in asked if p == plan))
         assert own == {number: plan == 0 and TURNS[0] <= number < sum(TURNS) for number in range(1, most)}
+
+
+@pytest.mark.slow
+def test_the_noisiest_levels_look_for_another_route():
+    """On paths among discs, where the nearest feasible path is hardly ever another route, more of single draws are right."""
+    policy = path_prior("avoiding", each=2)
+    draws = np.asarray(policy.denoiser.sample(jax.random.key(0), 1024))
+    constraints = path_problem("avoiding", draws, (0.005, 0.03), number=1).constraints
+    care = OGD().persistent(policy)
+    assert care.guided > 0 == OGD().guided
+    few, more = (
+        np.asarray(diffopt.sample(policy, constraints, n=128, key=1, sampler=sampler).feasible).sum()
+        for sampler in (replace(care, guided=0.0), care)
+    )
+    assert more > few + 10
+    with pytest.raises(ValueError, match="guided=2"):
+        OGD(guided=2.0)

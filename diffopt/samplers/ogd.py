@@ -33,12 +33,18 @@ Particles are drawn for all plans, attempts only for those that failed: outside 
 `attempts` times. A single draw is cheap, and has to be feasible at once, so that its noisiest levels are steered already, where it is
 decided what kind of plan it becomes: too often the kind to which the nearest feasible point of a blurred estimate belongs. Where failure
 is seen and drawn again, draws are made with more care (`persistent`): the noisiest fifth of the levels is left to the prior, every other
-level is solved, to the end, with smaller margins, a smaller gain, and one guess more.
+level is solved, to the end, with smaller margins, a smaller gain, and one guess more. Where no joints have to be found, the noisiest levels
+are not quite left to the prior: half of their control follows the gradient of the violation through the network, as in `dsg`,
+
+    d = sqrt(n) unit(1/2 z - 1/2 sqrt(n) unit(grad_x J(D(x, k)))),      J as in `guidance`,
+
+which, unlike the nearest feasible plan, leads to another route where there is one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -53,6 +59,7 @@ from diffopt.process import ReverseProcess
 from diffopt.samplers.base import Draw, Start, Started, level_of, stats
 from diffopt.samplers.correction import Correction
 from diffopt.samplers.ddim import DDIM
+from diffopt.samplers.guidance import Guide, unit
 from diffopt.samplers.registry import Card
 from diffopt.samplers.tracks import Progress, Tracks
 from diffopt.solvers import RealTimeIteration, Solver
@@ -62,6 +69,7 @@ Constrain = Literal["lookahead", "current", "next"]
 Merit = Literal["move", "stay"]
 # where a plan may be drawn again: the window, the gain, how much smaller the margins are, and among how many guesses joints are looked for
 WINDOW, GAIN, CLOSER, WIDER = (0.8, 0.0), 0.5, 0.3, 3
+GUIDED = 0.5  # share of the gradient in the control of the levels above, where no joints have to be found
 PLAINLY = 16  # draws that are left to the policy before others, where no joints have to be found for them, which is half of a draw's price
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
@@ -86,6 +94,7 @@ class OGD:
         care of `persistent`; None for 256, and for once where no level is solved or the answer is to be differentiable (not `hard`).
       plain: draws that are left to the policy before those; None for none where joints have to be found and for 16 where they have not. Not
         made where a plan of the policy's own, though feasible, is not what is asked for: with soft constraints, particles, or `zero`.
+      guided: share of the gradient in the control of the levels above the window, where no joints have to be found.
       gain: exponent of b = alpha^gain. most_gain: largest b.
       penalty: rho of the augmented Lagrangian, per squared violation in tolerances.
     """
@@ -104,6 +113,7 @@ class OGD:
     merit: Merit = field(default="move", metadata=dict(static=True))
     attempts: int | None = field(default=None, metadata=dict(static=True))
     plain: int | None = field(default=None, metadata=dict(static=True))
+    guided: float = field(default=0.0, metadata=dict(static=True))
     gain: float | Array = -1.0
     most_gain: float | Array = 6.0
     penalty: float | Array = 10.0
@@ -118,6 +128,8 @@ class OGD:
         for name in ("particles", "tracks", "steps", "terminal"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1")
+        if not 0 <= self.guided <= 1:
+            raise ValueError(f"guided={self.guided}; expected between 0 and 1")
         if self.plain is not None and self.plain < 0:
             raise ValueError(f"plain={self.plain}; expected at least 0")
         numbers = jax.tree.leaves((self.window, self.every))
@@ -139,14 +151,14 @@ class OGD:
         if not self._solves:
             return self
         closer, wider = CLOSER * self._tighten(policy), max(self.search, WIDER)
-        care = replace(self, every=1, window=WINDOW, gain=GAIN, tighten=closer, search=wider)
+        care = replace(self, every=1, window=WINDOW, gain=GAIN, tighten=closer, search=wider, guided=GUIDED)
         return replace(care, attempts=None, plain=None)  # of which a draw knows nothing: all share a program
 
     def plainly(self, policy: Policy, constraints: ConstraintSet) -> tuple[Started, int]:
         """What draws a plan that is left to the policy, and how often before others; not where a plan of the policy's is no answer yet."""
         again = self.persistent(policy)
         answers = self.hard and self._solves and self.anchor == "sampled" and self.particles == 1
-        found = any(isinstance(constraint, HasAuxiliary) for constraint in constraints)
+        found = _asks(constraints)
         times = (0 if found else PLAINLY) if self.plain is None else self.plain
         plainly = replace(again, every=0) if found else AsDrawn(ogd=again)
         return plainly, times if answers and not constraints.of_kind("cost") else 0
@@ -217,17 +229,25 @@ class OGD:
             noisy = process.alpha[level] * start.x + process.sigma[level] * jax.random.normal(init_key, x.shape)
             x = jnp.where(level < count, noisy, x)
         tracks = correction.seeds(x, solver) if warm is None else warm
+        guide = (
+            Guide(policy=process.policy, constraints=constraints) if self.guided and not _asks(constraints) else None
+        )
+
+        def free(x, z, k):
+            """The clean estimate, the next iterate before a problem is solved, and its control."""
+            if guide is None:
+                clean, control = process.clean(x, k), z
+            else:
+                above = (k > self.window[0] * count) & (self.every > 0)
+                towards, plain = partial(self._guided, process, guide, x, z, k), lambda: (process.clean(x, k), z)
+                clean, control = jax.lax.cond(above, towards, plain)
+            return clean, process.mean(x, clean, k) + process.std[k] * control, control
 
         def body(carry, step):
             x, tracks = carry
             k, z, solve = step
             anchor = jnp.where(solve & (self.anchor == "zero"), 0.0, z)
-
-            def plain():
-                clean = process.clean(x, k)
-                return clean, process.mean(x, clean, k) + process.std[k] * anchor
-
-            clean, anchored = jax.lax.cond(k > 0, plain, lambda: (x, x))
+            clean, anchored, anchor = jax.lax.cond(k > 0, lambda: free(x, anchor, k), lambda: (x, x, anchor))
             move, tracks, progress = jax.lax.cond(
                 solve,
                 lambda: self._solve(process, correction, solver, clean, anchored, tracks, k),
@@ -265,6 +285,13 @@ class OGD:
             warm=tracks,
         )
 
+    def _guided(self, process: ReverseProcess, guide: Guide, x, z, k) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+        """The clean estimate, and the noise turned towards less violation of it; the noise itself where nothing is violated."""
+        clean, pull = jax.vjp(lambda x: process.clean(x, k), x)
+        push, radius = pull(guide.gradient(clean, {})[1])[0], jnp.sqrt(x.size)
+        turned = radius * unit((1 - self.guided) * z - self.guided * radius * unit(push))
+        return clean, jnp.where(jnp.any(push != 0) & jnp.all(jnp.isfinite(push)), turned, z)
+
     def _solve(
         self, process: ReverseProcess, correction: Correction, solver: Solver, clean, anchored, tracks: Tracks, k
     ) -> tuple[Float[Array, "n"], Tracks, Progress]:
@@ -282,6 +309,11 @@ class OGD:
         tracks, progress = correction.improve(reference, tracks, solver, weight, steps=steps, most=most)
         corrected = correction.best(reference, tracks, progress, weight)
         return gain * (corrected.x - corrected.reference), tracks, progress
+
+
+def _asks(constraints: ConstraintSet) -> bool:
+    """Whether joints have to be found."""
+    return any(isinstance(constraint, HasAuxiliary) for constraint in constraints)
 
 
 @jax.tree_util.register_dataclass
