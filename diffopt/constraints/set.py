@@ -153,6 +153,11 @@ class ConstraintSet:
                     out[name] = jnp.concatenate([guesses, out[name]]) if name in out else guesses
         return out
 
+    @property
+    def asks(self) -> bool:
+        """Whether auxiliary unknowns have to be found before a plan can be judged."""
+        return any(isinstance(constraint, HasAuxiliary) for constraint in self)
+
     def bounds(self) -> dict[str, tuple[Array, Array]]:
         """Box bounds of auxiliary unknowns, by name; where several constraints bound one, their intersection."""
         out: dict[str, tuple[Array, Array]] = {}

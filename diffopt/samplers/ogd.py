@@ -52,10 +52,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffopt.constraints import ConstraintSet, HasAuxiliary
+from diffopt.constraints import ConstraintSet
 from diffopt.paths import is_path
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
+from diffopt.samplers.as_drawn import AsDrawn
 from diffopt.samplers.base import Draw, Start, Started, level_of, stats
 from diffopt.samplers.correction import Correction
 from diffopt.samplers.ddim import DDIM
@@ -70,7 +71,7 @@ Merit = Literal["move", "stay"]
 # where a plan may be drawn again: the window, the gain, how much smaller the margins are, and among how many guesses joints are looked for
 WINDOW, GAIN, CLOSER, WIDER = (0.8, 0.0), 0.5, 0.3, 3
 GUIDED = 0.5  # share of the gradient in the control of the levels above, where no joints have to be found
-PLAINLY = 16  # draws that are left to the policy before others, where no joints have to be found for them, which is half of a draw's price
+PLAINLY = 16  # draws that are left to the policy before others, where no joints have to be found, which is half of a draw's price
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
 
@@ -158,9 +159,13 @@ class OGD:
         """What draws a plan that is left to the policy, and how often before others; not where a plan of the policy's is no answer yet."""
         again = self.persistent(policy)
         answers = self.hard and self._solves and self.anchor == "sampled" and self.particles == 1
-        found = _asks(constraints)
+        found = constraints.asks
         times = (0 if found else PLAINLY) if self.plain is None else self.plain
-        plainly = replace(again, every=0) if found else AsDrawn(ogd=again)
+        plainly = (
+            replace(again, every=0)
+            if found
+            else AsDrawn(tracks=again.tracks, search=again.search, penalty=again.penalty)
+        )
         return plainly, times if answers and not constraints.of_kind("cost") else 0
 
     @property
@@ -229,9 +234,7 @@ class OGD:
             noisy = process.alpha[level] * start.x + process.sigma[level] * jax.random.normal(init_key, x.shape)
             x = jnp.where(level < count, noisy, x)
         tracks = correction.seeds(x, solver) if warm is None else warm
-        guide = (
-            Guide(policy=process.policy, constraints=constraints) if self.guided and not _asks(constraints) else None
-        )
+        guide = Guide(policy=process.policy, constraints=constraints) if self.guided and not constraints.asks else None
 
         def free(x, z, k):
             """The clean estimate, the next iterate before a problem is solved, and its control."""
@@ -309,33 +312,6 @@ class OGD:
         tracks, progress = correction.improve(reference, tracks, solver, weight, steps=steps, most=most)
         corrected = correction.best(reference, tracks, progress, weight)
         return gain * (corrected.x - corrected.reference), tracks, progress
-
-
-def _asks(constraints: ConstraintSet) -> bool:
-    """Whether joints have to be found."""
-    return any(isinstance(constraint, HasAuxiliary) for constraint in constraints)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class AsDrawn:
-    """A plan as the policy draws it, where nothing has to be found for it to be judged; beside draws of `ogd`, it begins with noise."""
-
-    ogd: OGD
-
-    def __call__(
-        self,
-        process: ReverseProcess,
-        constraints: ConstraintSet,
-        key: Array,
-        warm: Tracks | None = None,
-        start: Start | None = None,
-    ) -> Draw:
-        drawn = DDIM()(process, constraints, key)
-        ogd = self.ogd
-        correction = Correction.of(process.policy, constraints, tracks=ogd.tracks, search=ogd.search)
-        solver = RealTimeIteration(penalty=ogd.penalty, hard=ogd.hard, passes=correction.passes)
-        return replace(drawn, warm=correction.seeds(drawn.x, solver))
 
 
 CARD = Card(
