@@ -58,6 +58,7 @@ def sample(
       attempts: how often a plan is drawn at most. What is not feasible, or what the policy itself would move further than most of its own
         plans, is drawn again with a key of its own (`diffopt.attempts`). None for as often as the sampler asks for (`OGD.attempts`)
         where up to 16 plans are asked for, and for once where it is more: a population, from which those that failed can be left out.
+        What a sampler leaves to the policy before that (`OGD.plain`) is not counted, though `stats.attempts` does.
         Also once inside `jit`, `vmap` and `grad`, where nothing can be left out of a batch and more attempts cost as much for all.
         What most plans do is said by 64 plain ones, which are drawn in every call that asks for attempts: with a large network that
         takes longer than one plan with `attempts=1`, which is what `Controller` asks for.
