@@ -224,10 +224,10 @@ def test_the_noisiest_levels_look_for_another_route():
     draws = np.asarray(policy.denoiser.sample(jax.random.key(0), 1024))
     constraints = path_problem("avoiding", draws, (0.005, 0.03), number=1).constraints
     care = OGD().persistent(policy)
-    assert care.guided > 0 == OGD().guided
+    assert care.guided == 0 and OGD(guided=0.5).persistent(POLICY).guided == 0.5
     few, more = (
         np.asarray(diffopt.sample(policy, constraints, n=128, key=1, sampler=sampler).feasible).sum()
-        for sampler in (replace(care, guided=0.0), care)
+        for sampler in (care, replace(care, guided=0.5))
     )
     assert more > few + 10
     with pytest.raises(ValueError, match="guided=2"):
