@@ -2,7 +2,8 @@
 
 A row is one sampler on one problem: how many of its plans are feasible (by a judge of its own), how far the feasible ones are from the
 exact posterior (beside the distance that as many exact draws as plans would show, the floor), control energy, network evaluations, and
-time, compilation apart. Rows go to the output folder, which is resumed if it holds the same configuration and never overwritten.
+time, compilation apart. Rows go to the output folder, which is resumed if it holds the same configuration and never overwritten; it may
+hold more samplers and problems than were asked for, so that several calls can share it.
 `tune=true` searches the main option of every sampler, five values each, on validation seeds, and writes `configs/posterior/tuned.json`.
 """
 
@@ -91,6 +92,11 @@ def options_of(name: str, strength: Any, terminal: int) -> dict[str, Any]:
     return options
 
 
+def told(options: Mapping[str, Any]) -> list[str]:
+    """Options in words."""
+    return [f"{name}={value:g}" for name, value in options.items()]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A problem, exact draws of its posterior, and the distance that n exact draws have from them."""
@@ -131,7 +137,7 @@ def cell(config: Mapping[str, Any], name: str, options: Mapping[str, Any], task:
     row = {
         "sampler": name,
         "problem": task.problem.kind,
-        "option": ", ".join(f"{k}={v:g}" for k, v in options.items()),
+        "option": ", ".join(told(options)),
         "feasible": rate.estimate,
         "feasible_text": str(rate),
         "contradicted": contradicted,
@@ -157,14 +163,17 @@ def compare(config: dict[str, Any], output: str, console: Console) -> list[dict[
     """All cells that are not there yet; returns the rows."""
     samplers, kinds = chosen(config)
     options = {name: options_of(name, config["strength"], config["terminal"]) for name in samplers}
-    results = open_results(output, config | {"options": options})
+    results = open_results(output, {name: value for name, value in config.items() if name not in ("sampler", "problem")})
     tasks = {kind: task_of(config, kind, config["seed"]) for kind in kinds}
+    asked = []
     for name in samplers:
         for kind, task in tasks.items():
-            if not results.done(f"{name}/{kind}"):
-                results.append(f"{name}/{kind}", cell(config, name, options[name], task, config["seed"]))
-    rows = sorted(results.rows(), key=lambda row: (row["problem"], -(row["feasible"] or 0), row["sampler"]))
-    results.finish(rows, config["seed"])
+            asked.append("/".join((name, kind, *told(options[name]))))
+            if not results.done(asked[-1]):
+                results.append(asked[-1], cell(config, name, options[name], task, config["seed"]))
+    every = sorted(results.rows(), key=lambda row: (row["problem"], -(row["feasible"] or 0), row["sampler"]))
+    results.finish(every, config["seed"])
+    rows = [row for row in every if row["key"] in asked]
     console.print(table(f"dimension {config['dim']}, {100 * config['share']:g} % of the prior feasible", COLUMNS, rows))
     console.print(f"results: {results.path}")
     return rows

@@ -90,6 +90,9 @@ def test_a_run_resumes_and_says_what_it_found(tmp_path):
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())["rows"]) == 2
     with pytest.raises(FileExistsError, match="levels"):
         posterior.compare(config | {"levels": 9}, str(tmp_path / "out"), console)
+    (other,) = posterior.compare(config | {"sampler": "ddim", "problem": "ball"}, str(tmp_path / "out"), console)
+    assert (other["sampler"], other["problem"]) == ("ddim", "ball")  # another call that shares the folder
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["rows"]) == 3
 
 
 def test_the_configuration_is_checked_before_any_work():
