@@ -41,7 +41,7 @@ def settings(policy: Policy) -> dict[str, Any]:
         "that, released at a tenth": replace(again, window=(0.8, 0.1)),
         "that, every other level": replace(again, every=2),
         "that, with margins twice as wide": replace(again, tighten=2 * again.tighten),
-        "that, one guess": replace(again, search=1),
+        **{f"that, joints among {n}": replace(again, search=n) for n in (1, 2, 3, 8)},
         "b = alpha, from 0.6 to a tenth, margins twice as wide": replace(
             again, gain=1.0, window=(0.6, 0.1), tighten=2 * again.tighten
         ),

@@ -307,7 +307,11 @@ class OGD:
         tighten = self._tighten(process.policy) * process.sigma[k]
         correction = correction.tightened(tighten)
         tracks = correction.start(reference, solver, tracks)
-        weight = jnp.where(k > 0, 1.0 if self.hard else gain / jnp.maximum(std, 0.1), 1.0)
+        weight, charged = 1.0, bool(correction.nearest.constraints.of_kind("cost"))
+        if charged or not self.hard:  # else the energy is all there is to weigh
+            weight = jnp.where(k > 0, gain / jnp.maximum(std, 0.1), 1.0)
+        if charged and self.hard:
+            solver = replace(solver, penalty=self.penalty * weight**2)
         steps, most = jnp.where(k > 0, self.steps, self.terminal), max(self.steps, self.terminal)
         tracks, progress = correction.improve(reference, tracks, solver, weight, steps=steps, most=most)
         corrected = correction.best(reference, tracks, progress, weight)
