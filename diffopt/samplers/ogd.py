@@ -85,7 +85,7 @@ class OGD:
       hard: multipliers (augmented Lagrangian) or the least-squares relaxation, whose answer is differentiable.
       every: a problem is solved at the levels that are multiples of it; 0 for none.
       window: shares of the levels, counted from the end, between which they are solved; below the second they are the network's own.
-      tighten: added to every margin, times sigma [m, rad]; None for 0.1 where a plan is one configuration, and for 0.02 along a path, which
+      tighten: added to every margin, times sigma [m, rad]; None for 0.1 where a plan is one configuration, and for 0.01 along a path, which
         has to come as near to things as its prior does.
       tracks: starting points that are carried along the levels.
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
@@ -173,7 +173,7 @@ class OGD:
         return isinstance(self.every, jax.core.Tracer) or bool(self.every)
 
     def _tighten(self, policy: Policy) -> Any:
-        usual = 0.02 if is_path(policy.spec.plan_type) else 0.1
+        usual = 0.01 if is_path(policy.spec.plan_type) else 0.1
         return usual if self.tighten is None else self.tighten
 
     def __call__(
