@@ -163,7 +163,9 @@ def compare(config: dict[str, Any], output: str, console: Console) -> list[dict[
     """All cells that are not there yet; returns the rows."""
     samplers, kinds = chosen(config)
     options = {name: options_of(name, config["strength"], config["terminal"]) for name in samplers}
-    results = open_results(output, {name: value for name, value in config.items() if name not in ("sampler", "problem")})
+    results = open_results(
+        output, {name: value for name, value in config.items() if name not in ("sampler", "problem")}
+    )
     tasks = {kind: task_of(config, kind, config["seed"]) for kind in kinds}
     asked = []
     for name in samplers:

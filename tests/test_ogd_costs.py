@@ -50,6 +50,8 @@ def test_without_a_price_nothing_is_weighed():
     sampler, clean = replace(OGD(), tighten=0.0, steps=30), jnp.array([0.8, 0.9])
     correction = Correction.of(policy, ConstraintSet.of(STRICT), tracks=1, search=1)
     solver = RealTimeIteration(penalty=sampler.penalty)
-    move, *_ = sampler._solve(process, correction, solver, clean, clean, correction.seeds(clean, solver), jnp.asarray(8))
+    move, *_ = sampler._solve(
+        process, correction, solver, clean, clean, correction.seeds(clean, solver), jnp.asarray(8)
+    )
     b = min(float(process.alpha[7]) ** sampler.gain, sampler.most_gain)
     np.testing.assert_allclose(move, -b * (NORMAL @ clean - OFFSET) * NORMAL, atol=2e-3)

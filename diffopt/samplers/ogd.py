@@ -54,7 +54,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffopt.constraints import ConstraintSet
-from diffopt.paths import is_path
+from diffopt.paths import ToolPath, is_path
 from diffopt.policies.base import Policy
 from diffopt.process import ReverseProcess
 from diffopt.samplers.as_drawn import AsDrawn
@@ -85,8 +85,8 @@ class OGD:
       hard: multipliers (augmented Lagrangian) or the least-squares relaxation, whose answer is differentiable.
       every: a problem is solved at the levels that are multiples of it; 0 for none.
       window: shares of the levels, counted from the end, between which they are solved; below the second they are the network's own.
-      tighten: added to every margin, times sigma [m, rad]; None for 0.1 where a plan is one configuration, and for 0.01 along a path, which
-        has to come as near to things as its prior does.
+      tighten: added to every margin, times sigma [m, rad]; None for 0.1 where a plan is one configuration, and for 0.02 along a path, which
+        has to come as near to things as its prior does; for 0.01 along a path of a tool, which is there to touch them.
       tracks: starting points that are carried along the levels.
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
@@ -173,8 +173,10 @@ class OGD:
         return isinstance(self.every, jax.core.Tracer) or bool(self.every)
 
     def _tighten(self, policy: Policy) -> Any:
-        usual = 0.01 if is_path(policy.spec.plan_type) else 0.1
-        return usual if self.tighten is None else self.tighten
+        if self.tighten is not None:
+            return self.tighten
+        plan_type = policy.spec.plan_type
+        return 0.01 if issubclass(plan_type, ToolPath) else 0.02 if is_path(plan_type) else 0.1
 
     def __call__(
         self,
