@@ -1,9 +1,9 @@
-"""What moves do to plans of the default: `python -m benchmarks.moves [--instances 4] [--plans 256] [--output FILE]`.
+"""What moves do to plans of the default: `python -m benchmarks.moves [--instances 4] [--plans 256] [--turns 5] [--guesses 5]`.
 
-Plans of OGD with its own attempts on the validation instances of `experiments.compare problem=reach`, and the same plans after some
-moves (`diffopt.moves`), whose levels take turns in several ways: how far they are from the exact posterior, as a multiple of what 64
-exact draws show (1 + unbiased energy distance / ((1/64 + 1/M) E|X - X'|)), how many are on the prior, how many moves changed a
-plan, and what one costs.
+Plans of OGD with its own attempts, which look for joints among so many guesses, on the validation instances of `experiments.compare
+problem=reach`, and the same plans after some moves (`diffopt.moves`), whose levels take turns in several ways: how far they are from
+the exact posterior, as a multiple of what 64 exact draws show (1 + unbiased energy distance / ((1/64 + 1/M) E|X - X'|)), how many are
+on the prior, how many moves changed a plan, and what plans and moves cost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.console import Console
 from diffopt import moves
 from diffopt.evaluation.posteriors import Reference, energy_distance
 from diffopt.evaluation.report import provenance, table
-from diffopt.samplers import OGD
+from diffopt.samplers import OGD, ogd
 from experiments.comparison.benches import Bench, bench
 from experiments.comparison.trials import Attempt, Places, Trial, attempted, move, own_attempts, vectors
 
@@ -35,10 +35,12 @@ COLUMNS = dict(
     support="on the prior",
     changed="changed",
     ms="ms a move",
+    plan_ms="ms a plan",
+    attempts="draws a plan",
 )
 
 
-def one(place: Bench, dial: str, number: int, plans: int) -> list[dict[str, Any]]:
+def one(place: Bench, dial: str, number: int, plans: int, turns: int) -> list[dict[str, Any]]:
     """Rows of an instance, one for each way in which levels take turns."""
     block = [Trial(dial=dial, number=number, key=950_000 + k) for k in range(plans)]
     places, reference = Places.of(place, block), Reference.of(place.exact(dial, number, EXACT))
@@ -51,8 +53,10 @@ def one(place: Bench, dial: str, number: int, plans: int) -> list[dict[str, Any]
         return 1 + energy_distance(x[there], reference, resamples=1).estimate / usual, float(there.mean())
 
     sampler, rows = OGD(), []
+    start = time.process_time()
     begun = attempted(places, sampler, block, CHUNK, own_attempts(place, sampler))
-    for shares in TURNS:
+    drawn = time.process_time() - start
+    for shares in TURNS[:turns]:
         with mock.patch.object(moves, "SHARES", shares):
             row: dict[str, Any] = {"dial": dial, "number": number, "shares": ", ".join(map(str, shares))}
             for count in COUNTS:
@@ -61,20 +65,32 @@ def one(place: Bench, dial: str, number: int, plans: int) -> list[dict[str, Any]
                 spent = time.process_time() - start
                 row[f"after{count}"], row["support"] = ratio(made)
             row |= {"changed": float(np.mean(made.solution.stats.moves)) / count, "ms": 1e3 * spent / plans / count}
+            row |= {"plan_ms": 1e3 * drawn / plans, "attempts": float(np.mean(begun.solution.stats.attempts))}
         rows.append(row)
     return rows
+
+
+def warm_up(place: Bench) -> None:
+    """Compile what is timed, on an instance that may be hard."""
+    (number,) = place.instances("1", 1, validation=True)
+    block = [Trial(dial="1", number=number, key=k) for k in range(CHUNK)]
+    attempted(Places.of(place, block), OGD(), block, CHUNK, own_attempts(place, OGD()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instances", type=int, default=4, help="per share")
     parser.add_argument("--plans", type=int, default=256, help="per instance, a multiple of 64")
+    parser.add_argument("--turns", type=int, default=len(TURNS), help="how many of the ways in which levels take turns")
+    parser.add_argument("--guesses", type=int, default=ogd.WIDER, help="of inverse kinematics")
     parser.add_argument("--output", type=Path, default=Path("results/moves.json"))
     options = parser.parse_args()
     place, rows = bench("reach", HOLD), []
-    for dial in ("50", "10", "1"):
-        for number in place.instances(dial, options.instances, validation=True):
-            rows += one(place, dial, number, options.plans)
+    with mock.patch.object(ogd, "WIDER", options.guesses):
+        warm_up(place)
+        for dial in ("50", "10", "1"):
+            for number in place.instances(dial, options.instances, validation=True):
+                rows += one(place, dial, number, options.plans, options.turns)
     means = []
     for dial, shares in dict.fromkeys((row["dial"], row["shares"]) for row in rows):
         some = [row for row in rows if (row["dial"], row["shares"]) == (dial, shares)]
@@ -88,6 +104,7 @@ def main() -> None:
     body = {
         "provenance": provenance(),
         "plans": options.plans,
+        "guesses": options.guesses,
         "instances": options.instances,
         "means": means,
         "rows": rows,
