@@ -64,7 +64,7 @@ from diffopt.samplers.ddim import DDIM
 from diffopt.samplers.guidance import Guide, unit
 from diffopt.samplers.registry import Card
 from diffopt.samplers.tracks import Progress, Tracks
-from diffopt.solvers import RealTimeIteration, Solver
+from diffopt.solvers import RealTimeIteration
 
 Anchor = Literal["sampled", "zero"]
 Constrain = Literal["lookahead", "current", "next"]
@@ -298,7 +298,14 @@ class OGD:
         return clean, jnp.where(jnp.any(push != 0) & jnp.all(jnp.isfinite(push)), turned, z)
 
     def _solve(
-        self, process: ReverseProcess, correction: Correction, solver: Solver, clean, anchored, tracks: Tracks, k
+        self,
+        process: ReverseProcess,
+        correction: Correction,
+        solver: RealTimeIteration,
+        clean: Float[Array, "n"],
+        anchored: Float[Array, "n"],
+        tracks: Tracks,
+        k: Array,
     ) -> tuple[Float[Array, "n"], Tracks, Progress]:
         """The problem of level k, or of the end (k = 0): by how much the next iterate moves, the tracks, and how they do."""
         std, alpha = process.std[k], process.alpha[jnp.maximum(k - 1, 0)]
@@ -309,7 +316,8 @@ class OGD:
         tighten = self._tighten(process.policy) * process.sigma[k]
         correction = correction.tightened(tighten)
         tracks = correction.start(reference, solver, tracks)
-        weight, charged = 1.0, bool(correction.nearest.constraints.of_kind("cost"))
+        weight: Any = 1.0
+        charged = bool(correction.nearest.constraints.of_kind("cost"))
         if charged or not self.hard:  # else the energy is all there is to weigh
             weight = jnp.where(k > 0, gain / jnp.maximum(std, 0.1), 1.0)
         if charged and self.hard:
