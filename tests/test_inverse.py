@@ -13,9 +13,9 @@ import diffopt
 from benchmarks import ik as benchmark
 from diffopt.constraints import SceneCollision, from_residual
 from diffopt.geometry import Pose, shapes
-from diffopt.inverse.descent import descend, solve, turn_to
 from diffopt.plans import Point
 from diffopt.robots.chain import moving, sine_cosine
+from diffopt.robots.descent import descend, solve, turn_to
 from diffopt.robots.embodiments.parts import ARMS
 
 # A slide, a hinge off the axes, a joint that follows another between them, and a hinge: nothing in it is special.

@@ -2,6 +2,7 @@
 
 from diffopt.constraints.along import AtEveryKnot, along, fit
 from diffopt.constraints.base import (
+    Approaches,
     Bounded,
     Constraint,
     HasAuxiliary,
@@ -41,6 +42,7 @@ from diffopt.constraints.tracking import Tracking
 from diffopt.constraints.workspace_box import WorkspaceBox
 
 __all__ = [
+    "Approaches",
     "AtEveryKnot",
     "BasePlacement",
     "Bounded",

@@ -80,6 +80,16 @@ class JointsRealised(Protocol):
 
 
 @runtime_checkable
+class Approaches(Protocol):
+    """A realisable equality that can bring guesses of its unknowns near to a plan by itself, many at once and without derivatives of the
+    plan's coordinates."""
+
+    def approach(self, plan: Any, aux: Auxiliary, steps: int) -> Auxiliary:
+        """Guesses (leading axis) after some steps towards the plan."""
+        ...
+
+
+@runtime_checkable
 class Bounded(Protocol):
     """A constraint that is only box bounds on auxiliary unknowns, which a solver may enforce by clipping."""
 

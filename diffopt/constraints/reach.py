@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from diffopt.constraints.base import Auxiliary, Kind
 from diffopt.geometry import Pose, rotation_vector
 from diffopt.plans import Grasp
+from diffopt.robots.descent import towards
 from diffopt.robots.embodiment import Embodiment
 from diffopt.robots.motion import screws_of
 
@@ -46,6 +47,10 @@ class Reach:
     def auxiliary(self, plan: Grasp, context: Any) -> dict[str, Float[Array, "seeds A"]]:
         """Joint postures whose tool is near the plan's wrist, the nearest first."""
         return {"joints": self.robot.nearest_seeds(plan.wrist, self.seeds)}
+
+    def approach(self, plan: Grasp, aux: Auxiliary, steps: int) -> Auxiliary:
+        """Postures (leading axis) after some steps of inverse kinematics towards the plan's wrist, within the arm's own joint limits."""
+        return {**aux, "joints": towards(self.robot, plan.wrist, aux["joints"], steps)}
 
     def residual(self, plan: Grasp, aux: Auxiliary, context: Any) -> Float[Array, "6"]:
         """Position error [m] in the world frame and rotation error [rad] in the wrist's frame."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from diffopt.constraints.base import (
+    Approaches,
     Auxiliary,
     Bounded,
     Constraint,
@@ -152,6 +153,21 @@ class ConstraintSet:
                 for name, guesses in constraint.auxiliary(plan, context).items():
                     out[name] = jnp.concatenate([guesses, out[name]]) if name in out else guesses
         return out
+
+    @property
+    def approaches(self) -> bool:
+        """Whether guesses of all unknowns can be brought near to a plan by the realised equalities themselves."""
+        return bool(self.realised) and all(isinstance(self[name], Approaches) for name in self.realised)
+
+    def approached(
+        self, plan: Any, guesses: dict[str, Float[Array, "S n"]], steps: int
+    ) -> dict[str, Float[Array, "S n"]]:
+        """Guesses after some steps towards a plan, by the realised equalities that know how."""
+        for name in self.realised:
+            constraint = self[name]
+            if isinstance(constraint, Approaches):
+                guesses = constraint.approach(plan, guesses, steps)
+        return guesses
 
     @property
     def asks(self) -> bool:

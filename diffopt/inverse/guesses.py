@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffopt.inverse.descent import LENGTH
 from diffopt.robots.chain import first_axis, moving
+from diffopt.robots.descent import LENGTH
 from diffopt.robots.embodiment import Embodiment
 
 GROUPS, EACH = 8, 64

@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 from diffopt.constraints import ConstraintSet
 from diffopt.constraints.set import Report
 from diffopt.geometry import Pose, rotation_vector
-from diffopt.inverse.descent import descend
 from diffopt.inverse.guesses import Bank, guess, nearest
 from diffopt.plans import Grasp
+from diffopt.robots.descent import descend
 from diffopt.robots.embodiment import Embodiment
 
 BLOCK, LANES = 512, 256

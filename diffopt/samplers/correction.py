@@ -29,12 +29,14 @@ class Correction:
       nearest: the problem.
       tracks: number of starting points.
       search, steps: among how many guesses they are looked for, and by how many steps.
+      last: how many steps in the policy's distance follow those of inverse kinematics.
     """
 
     nearest: Nearest
     tracks: int = field(default=4, metadata=dict(static=True))
     search: int = field(default=8, metadata=dict(static=True))
     steps: int = field(default=5, metadata=dict(static=True))
+    last: int = field(default=1, metadata=dict(static=True))
 
     @staticmethod
     def of(policy: Policy, constraints: ConstraintSet, **options: Any) -> Correction:
@@ -61,8 +63,9 @@ class Correction:
         """Tracks for a reference, the best first: by half the squared distance to it, plus ten times the largest scaled violation.
 
         With joints to be found, `search` guesses are first brought near the reference by `steps` steps that look at nothing but the
-        distance; of the nearest, twice as many as there are tracks, those that violate least become the tracks. `tracks`, of an
-        earlier reference, are guesses too. Exact collision bodies are covered by spheres here, which is enough for a choice.
+        distance, those of inverse kinematics where the constraints know some, and those that violate least become the tracks. `tracks`,
+        of an earlier reference, are guesses too. Where steps are dear, so are violations: then only of the nearest, twice as many as
+        there are tracks. Exact collision bodies are covered by spheres here, which is enough for a choice.
         """
         c = self.nearest.meaning(c)
         args = (c, jnp.ones(()))
@@ -73,8 +76,12 @@ class Correction:
             old |= {} if self.nearest.eliminated else {"x": z["x"][:earlier]}
             z = {name: jnp.concatenate([old[name], values]) for name, values in z.items()}
             number += earlier
+        cheap = self.nearest.constraints.approaches
+        if cheap:
+            z = self.nearest.approached(z, c, self.steps)
         if self.nearest.eliminated:
-            z, merits = jax.vmap(lambda z: self._approach(z, args))(z)
+            steps = self.last if cheap else self.steps
+            z, merits = jax.vmap(lambda z: self._approach(z, args, steps))(z)
         else:
             merits = jnp.zeros(number)
 
@@ -84,13 +91,13 @@ class Correction:
             terms = strict.terms(z, args)
             return jnp.max(jnp.abs(terms.eq), initial=0.0) + jnp.max(terms.ineq, initial=0.0)
 
-        if number > 2 * self.tracks:
+        if number > 2 * self.tracks and not cheap:
             z, merits = _least(z, merits, 2 * self.tracks)
         z, _ = _least(z, merits + 10 * jax.vmap(violation)(z), min(self.tracks, number))
         warm = jax.vmap(lambda z: solver.cold(self.nearest.problem, z, args))(z)
         return Tracks(z=z, warm=warm)
 
-    def _approach(self, z: dict[str, Array], args) -> tuple[dict[str, Array], Float[Array, ""]]:
+    def _approach(self, z: dict[str, Array], args, steps: int) -> tuple[dict[str, Array], Float[Array, ""]]:
         """Some steps towards the reference, within bounds, without regard to the other constraints; and the cost there."""
         solver, problem = RealTimeIteration(longest=1.0), self.nearest.distance
 
@@ -98,7 +105,7 @@ class Correction:
             result = solver(problem, z, args)
             return result.z, result.cost
 
-        z, costs = jax.lax.scan(body, z, length=self.steps)
+        z, costs = jax.lax.scan(body, z, length=steps)
         return z, costs[-1]
 
     def step(

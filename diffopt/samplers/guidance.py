@@ -26,6 +26,8 @@ from diffopt.policies.base import Policy
 from diffopt.samplers.linearization import Piece, by_joints, jacobian_of, scale
 from diffopt.solvers import Jacobian, Problem, RealTimeIteration, Terms, Window
 
+APPROACH = 5  # steps of inverse kinematics that bring guesses near, where the constraints know such
+
 Tracks = dict[str, Float[Array, "T m"]]
 
 
@@ -48,7 +50,13 @@ class Guide:
 
     def seeds(self, x: Float[Array, "n"]) -> Tracks:
         """Initial guesses of the auxiliary unknowns, the best first; an empty dict where there are none."""
-        seeds = self.constraints.auxiliary(self.policy.decode(x), self.policy.context)
+        plan = self.policy.decode(x)
+        seeds = self.constraints.auxiliary(plan, self.policy.context)
+        if seeds and self.constraints.approaches:
+            seeds = jax.lax.stop_gradient(self.constraints.approached(plan, seeds, APPROACH))
+            costs = jax.lax.stop_gradient(jax.vmap(lambda q: self.cost(x, q))(seeds))
+            order = jnp.argsort(jnp.where(jnp.isfinite(costs), costs, jnp.inf))
+            seeds = jax.tree.map(lambda values: values[order], seeds)
         return {name: values[jnp.arange(self.tracks) % len(values)] for name, values in seeds.items()}
 
     def start(self, x: Float[Array, "n"], steps: int = 6) -> Tracks:

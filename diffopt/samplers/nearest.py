@@ -65,6 +65,10 @@ class Nearest:
         z = {n: v[:number] if number <= len(v) else v[jnp.arange(number) % len(v)] for n, v in seeds.items()}
         return (z if self.eliminated else {"x": jnp.broadcast_to(c, (number, c.size))} | z), number
 
+    def approached(self, z: dict[str, Array], c: Float[Array, "n"], steps: int) -> dict[str, Array]:
+        """Starting points (leading axis) after some steps towards the reference, where the constraints know such (`approaches`)."""
+        return z | jax.lax.stop_gradient(self.constraints.approached(self.policy.decode(c), auxiliary(z), steps))
+
     @property
     def problem(self) -> Problem:
         """What the solver needs to know; its arguments are the reference and the weight w."""

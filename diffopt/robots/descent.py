@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from diffopt.geometry import Pose
 from diffopt.robots.chain import Columns, keep, moving
 from diffopt.robots.embodiment import Embodiment
 
@@ -38,6 +39,13 @@ def descend(robot: Embodiment, q: Float[Array, "A L"], target: Float[Array, "12 
         return _step(robot, q, target), None
 
     return jax.lax.scan(body, jnp.clip(q, robot.lower[:, None], robot.upper[:, None]), length=steps)[0]
+
+
+def towards(robot: Embodiment, tool: Pose, joints: Float[Array, "S A"], steps: int) -> Float[Array, "S A"]:
+    """Postures after some steps that bring their tool to one pose T_world_tool."""
+    wanted = robot.base.inverse() @ tool
+    target = jnp.concatenate([wanted.position, wanted.rotation.T.reshape(9)])
+    return descend(robot, joints.T, jnp.broadcast_to(target[:, None], (12, len(joints))), steps).T
 
 
 def _step(robot: Embodiment, q: Float[Array, "A L"], target: Float[Array, "12 L"]) -> Float[Array, "A L"]:
