@@ -29,14 +29,15 @@ class Correction:
       nearest: the problem.
       tracks: number of starting points.
       search, steps: among how many guesses they are looked for, and by how many steps.
-      last: how many steps in the policy's distance follow those of inverse kinematics.
+      held: whether guesses are brought to the reference's own pose by inverse kinematics, where the constraints know some, and all of them
+        judged. That finds joints for nearly every reference that has some; of one that has none it finds a plan further away.
     """
 
     nearest: Nearest
     tracks: int = field(default=4, metadata=dict(static=True))
     search: int = field(default=8, metadata=dict(static=True))
     steps: int = field(default=5, metadata=dict(static=True))
-    last: int = field(default=1, metadata=dict(static=True))
+    held: bool = field(default=False, metadata=dict(static=True))
 
     @staticmethod
     def of(policy: Policy, constraints: ConstraintSet, **options: Any) -> Correction:
@@ -63,9 +64,9 @@ class Correction:
         """Tracks for a reference, the best first: by half the squared distance to it, plus ten times the largest scaled violation.
 
         With joints to be found, `search` guesses are first brought near the reference by `steps` steps that look at nothing but the
-        distance, those of inverse kinematics where the constraints know some, and those that violate least become the tracks. `tracks`,
-        of an earlier reference, are guesses too. Where steps are dear, so are violations: then only of the nearest, twice as many as
-        there are tracks. Exact collision bodies are covered by spheres here, which is enough for a choice.
+        distance; of the nearest, twice as many as there are tracks (of all where they are `held`), those that violate least become the
+        tracks. `tracks`, of an earlier reference, are guesses too. Exact collision bodies are covered by spheres here, which is enough
+        for a choice.
         """
         c = self.nearest.meaning(c)
         args = (c, jnp.ones(()))
@@ -76,11 +77,11 @@ class Correction:
             old |= {} if self.nearest.eliminated else {"x": z["x"][:earlier]}
             z = {name: jnp.concatenate([old[name], values]) for name, values in z.items()}
             number += earlier
-        cheap = self.nearest.constraints.approaches
-        if cheap:
+        held = self.held and self.nearest.constraints.approaches
+        if held:
             z = self.nearest.approached(z, c, self.steps)
         if self.nearest.eliminated:
-            steps = self.last if cheap else self.steps
+            steps = 1 if held else self.steps
             z, merits = jax.vmap(lambda z: self._approach(z, args, steps))(z)
         else:
             merits = jnp.zeros(number)
@@ -91,7 +92,7 @@ class Correction:
             terms = strict.terms(z, args)
             return jnp.max(jnp.abs(terms.eq), initial=0.0) + jnp.max(terms.ineq, initial=0.0)
 
-        if number > 2 * self.tracks and not cheap:
+        if number > 2 * self.tracks and not held:
             z, merits = _least(z, merits, 2 * self.tracks)
         z, _ = _least(z, merits + 10 * jax.vmap(violation)(z), min(self.tracks, number))
         warm = jax.vmap(lambda z: solver.cold(self.nearest.problem, z, args))(z)

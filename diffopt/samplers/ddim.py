@@ -49,7 +49,7 @@ def realise(process, constraints, x, *, tracks: int, steps: int):
     """Auxiliary unknowns for a vector that is not to be changed, and the solver's iterations; nothing to do without any."""
     if not constraints.auxiliary(process.policy.decode(x), process.policy.context):
         return {}, 0
-    correction = Correction.of(process.policy, constraints, tracks=tracks)
+    correction = Correction.of(process.policy, constraints, tracks=tracks, held=True)
     solver = RealTimeIteration()
     corrected = correction.settle(x, correction.start(x, solver), solver, EXACT, steps=steps)
     return corrected.aux, corrected.iterations

@@ -88,7 +88,7 @@ class OGD:
       tighten: added to every margin, times sigma [m, rad]; None for 0.1 where a plan is one configuration, and for 0.02 along a path, which
         has to come as near to things as its prior does; for 0.01 along a path of a tool, which is there to touch them.
       tracks: starting points that are carried along the levels.
-      search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks.
+      search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks. held: as in `Correction`.
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
       particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
       attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), with the
@@ -108,6 +108,7 @@ class OGD:
     tighten: float | Array | None = None
     tracks: int = field(default=1, metadata=dict(static=True))
     search: int = field(default=2, metadata=dict(static=True))
+    held: bool = field(default=False, metadata=dict(static=True))
     steps: int = field(default=2, metadata=dict(static=True))
     terminal: int = field(default=5, metadata=dict(static=True))
     particles: int = field(default=1, metadata=dict(static=True))
@@ -152,7 +153,7 @@ class OGD:
         if not self._solves:
             return self
         closer, wider = CLOSER * self._tighten(policy), max(self.search, WIDER)
-        care = replace(self, every=1, window=WINDOW, gain=GAIN, tighten=closer, search=wider)
+        care = replace(self, every=1, window=WINDOW, gain=GAIN, tighten=closer, search=wider, held=True)
         return replace(care, attempts=None, plain=None)  # of which a draw knows nothing: all share a program
 
     def plainly(self, policy: Policy, constraints: ConstraintSet) -> tuple[Started, int]:
@@ -229,7 +230,7 @@ class OGD:
         init_key, noise_key = jax.random.split(key)
         count = process.count
         noise = jax.random.normal(noise_key, (count, process.dim))
-        correction = Correction.of(process.policy, constraints, tracks=self.tracks, search=self.search)
+        correction = Correction.of(process.policy, constraints, tracks=self.tracks, search=self.search, held=self.held)
         solver = RealTimeIteration(penalty=self.penalty, hard=self.hard, passes=correction.passes)
         x, level = process.prior(init_key), jnp.asarray(count) if start is None else start.level
         if start is not None:
