@@ -67,7 +67,7 @@ def moved(
 
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((begun, keys))):
         return jax.lax.fori_loop(0, count, move, begun)
-    for number in range(count):  # on the host, where one program draws all proposals
+    for number in range(count):  # on the host, where proposals are drawn by the program of the attempts
         begun = move(number, begun)
     return begun
 

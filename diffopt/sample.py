@@ -25,8 +25,6 @@ from diffopt.solution import Solution, verdict
 if TYPE_CHECKING:
     from diffopt.samplers import Sampler
 
-SEARCH = 8  # guesses among which a move looks for joints
-
 
 def sample(
     policy: Policy,
@@ -245,11 +243,10 @@ def _sample(policy, constraints, keys, sampler, eta, warm, start, levels) -> Sol
 
 
 def mover(policy: Policy) -> Persistent:
-    """What draws plainly from a start, and corrects the end: OGD's attempts with no level solved, and joints looked for among more guesses,
-    since a move that they are not found for is refused."""
+    """What draws plainly from a start, and corrects the end: the program of OGD's attempts, with no level solved."""
     from diffopt.samplers import OGD
 
-    return replace(OGD().persistent(policy), every=0, search=SEARCH)
+    return replace(OGD().persistent(policy), every=0)
 
 
 def resolve(sampler: str | Sampler) -> Sampler:
