@@ -74,9 +74,10 @@ def test_joints_are_found_for_nearly_all_that_is_feasible(problem):
 
 def test_a_guide_begins_with_the_guesses_that_cost_least(problem):
     policy, constraints, grasps = problem
-    x = policy.encode(jax.tree.map(lambda leaf: leaf[0], grasps)) + 0.3  # which nothing holds exactly
+    x = policy.encode(jax.tree.map(lambda leaf: leaf[0], grasps))
     guide = Guide(policy=policy, constraints=constraints, tracks=2)
     plan = policy.decode(x)
     all_of_them = constraints.approached(plan, constraints.auxiliary(plan, policy.context), APPROACH)
     costs = np.sort(jax.vmap(lambda q: guide.cost(x, q))(all_of_them))
-    np.testing.assert_allclose(jax.vmap(lambda q: guide.cost(x, q))(guide.seeds(x)), costs[:2], rtol=1e-3)
+    np.testing.assert_allclose(jax.vmap(lambda q: guide.cost(x, q))(guide.seeds(x)), costs[:2], rtol=1e-3, atol=1e-6)
+    assert costs[-1] > 1.0  # not all guesses arrive
