@@ -1,6 +1,6 @@
 """Writes the tables and plots of docs/samplers.md: `python -m benchmarks.samplers_evidence [--check]`.
 
-It reads what `python -m experiments.compare` wrote, kept as `benchmarks/results/reach-{one,matched,distance,distance-moves}-cpu2.json` and
+It reads what `python -m experiments.compare` wrote, kept as `benchmarks/results/reach-{one,matched,distance,distance-moves,distance-moves24}-cpu2.json` and
 `benchmarks/results/{arm_paths,avoiding,maze}-one-cpu2.json`; a file that is not there leaves its part out. Plots: success against time,
 success against distance to the posterior, success against feasible share.
 """
@@ -99,7 +99,7 @@ def section() -> str:
     """The text between the marks."""
     parts = []
     one, matched = results("one"), results("matched")
-    far = [body for kind in ("distance", "distance-moves") if (body := results(kind))]
+    far = [body for kind in ("distance", "distance-moves", "distance-moves24") if (body := results(kind))]
     if one:
         text = "What one call for one plan gives; only the default draws again what failed by its own account:"
         parts.append(text + "\n\n" + success_table(one))
