@@ -1,7 +1,8 @@
 """Writes the tables and plots of docs/samplers.md: `python -m benchmarks.samplers_evidence [--check]`.
 
-It reads what `python -m experiments.compare` wrote, kept as `benchmarks/results/reach-{one,matched,distance,distance-moves,distance-moves24}-cpu2.json` and
-`benchmarks/results/{arm_paths,avoiding,maze}-one-cpu2.json`; a file that is not there leaves its part out. Plots: success against time,
+It reads what `python -m experiments.compare` wrote, kept in `benchmarks/results` as
+`reach-{one,matched,distance,distance-moves,distance-moves24}-cpu2.json` and
+`{arm_paths,avoiding,maze}-{one,matched}-cpu2.json`; a file that is not there leaves its part out. Plots: success against time,
 success against distance to the posterior, success against feasible share.
 """
 
