@@ -81,7 +81,7 @@ class Correction:
         if held:
             z = self.nearest.approached(z, c, self.steps)
         if self.nearest.eliminated:
-            steps = 1 if held else self.steps
+            steps = 1 if held else self.steps  # one at least, which gives the distance
             z, merits = jax.vmap(lambda z: self._approach(z, args, steps))(z)
         else:
             merits = jnp.zeros(number)

@@ -33,9 +33,10 @@ Particles are drawn for all plans, attempts only for those that failed: outside 
 `attempts` times. A single draw is cheap, and has to be feasible at once, so that its noisiest levels are steered already, where it is
 decided what kind of plan it becomes: too often the kind to which the nearest feasible point of a blurred estimate belongs. Where failure
 is seen and drawn again, draws are made with more care (`persistent`): the noisiest fifth of the levels is left to the prior, every other
-level is solved, to the end, with smaller margins, a smaller gain, and more guesses: what inverse kinematics does not find, whole parts
-of the feasible set, is missing from the plans. Where no joints have to be found, a share g of the
-control of the levels above the window may follow the gradient of the violation through the network instead (`guided`), as in `dsg`,
+level is solved, to the end, with smaller margins, a smaller gain, and more guesses, brought to the estimate's own pose (`held`): what
+inverse kinematics does not find, whole parts of the feasible set, is missing from the plans. Where no joints have to be found, a share
+g of the control of the levels above the window may follow the gradient of the violation through the network instead (`guided`), as in
+`dsg`,
 
     d = sqrt(n) unit((1 - g) z - g sqrt(n) unit(grad_x J(D(x, k)))),      J as in `guidance`,
 
