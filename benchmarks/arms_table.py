@@ -23,7 +23,7 @@ from diffopt.evaluation.statistics import mcnemar, wilson
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "benchmarks" / "results" / "arms-cpu2.json"
 FOLDER = ROOT / "results" / "arms"
-SCENE = ("task", "embodiment", "placement", "posts", "slow", "weak")
+SCENE = ("task", "policy", "embodiment", "placement", "posts", "slow", "weak")
 REFERENCE = "ogd"
 ORDER = (
     "servo",
@@ -121,16 +121,17 @@ def line(cell: Cell, reference: Cell | None, scene: str = "") -> str:
 def title(scene: Mapping[str, Any]) -> str:
     """A scene in words."""
     stand = {"around": "bases all around", "lab": "one base"}[scene["placement"]]
-    parts = [f"`{scene['task']}`, {scene['embodiment']}, {stand}", f"{scene['posts']} posts"]
+    other = "" if scene["policy"] == scene["task"] else f" by `{scene['policy']}`"
+    parts = [f"`{scene['task']}`{other}, {scene['embodiment']}, {stand}", f"{scene['posts']} posts"]
     for name, what in (("slow", "velocity"), ("weak", "torque")):
         if scene[name] != 1.0:
             parts.append(f"{100 * scene[name]:.0f} % of its {what} limits")
     return ", ".join(parts)
 
 
-def ceiling(task: str) -> str:
+def ceiling(policy: str) -> str:
     """The floating gripper's success, from the policy's card."""
-    card = Path(diffopt.__file__).parent / "policies" / "weights" / f"{task}.json"
+    card = Path(diffopt.__file__).parent / "policies" / "weights" / f"{policy}.json"
     test = json.loads(card.read_text(encoding="utf-8"))["test"]
     return f"{100 * test['success']:.1f} % of {test['episodes']}"
 
@@ -149,7 +150,7 @@ def pair(scene: Mapping[str, Any], by: Mapping[str, Cell]) -> str:
     arm, snap = scene["embodiment"].removesuffix("-gripper"), by.get("snap")
     snapped = "| | " if snap is None else f"| {share(counts(snap))} of {len(snap['seeds'])} | {against(snap, ogd)} "
     return (
-        f"| `{scene['task']}` | {arm} | {ceiling(scene['task'])} | {share(counts(ogd))} of {len(ogd['seeds'])} | {solved[0]:.1f} "
+        f"| `{scene['task']}` | {arm} | {ceiling(scene['policy'])} | {share(counts(ogd))} of {len(ogd['seeds'])} | {solved[0]:.1f} "
         f"| {share(counts(servo))} of {len(servo['seeds'])} | {solved[1]:.1f} | {against(servo, ogd)} "
         f"{snapped}| {planned} of {total} ({ogd['touched']}) |\n"
     )
@@ -165,17 +166,17 @@ def tables() -> str:
     several, pairs, alone = [], [], []
     for key, by in sorted(scenes.items(), key=lambda item: (-sum(len(c["seeds"]) for c in item[1].values()), item[0])):
         scene = dict(zip(SCENE, key, strict=True))
-        whole = scene["slow"] == scene["weak"] == 1.0 and not scene["posts"]
+        whole = scene["slow"] == scene["weak"] == 1.0 and not scene["posts"] and scene["policy"] == scene["task"]
         if whole and {REFERENCE, "servo"} <= set(by) <= {REFERENCE, "servo", "snap"}:
             pairs.append(pair(scene, by))
             continue
         if len(by) == 1:
             (cell,) = by.values()
-            alone.append(line(cell, None, f"{title(scene)} ({ceiling(scene['task'])}): "))
+            alone.append(line(cell, None, f"{title(scene)} ({ceiling(scene['policy'])}): "))
             continue
         labels = [n for n in (REFERENCE, *ORDER) if n in by] + sorted(n for n in by if n not in (REFERENCE, *ORDER))
         rows = "".join(line(by[name], by.get(REFERENCE)) for name in labels)
-        several.append(f"{title(scene)}; the floating gripper: {ceiling(scene['task'])}\n\n{HEAD}{rows}\n")
+        several.append(f"{title(scene)}; the floating gripper: {ceiling(scene['policy'])}\n\n{HEAD}{rows}\n")
     if pairs:
         several.append(f"Bases all around, no posts\n\n{PAIR}{''.join(sorted(pairs))}\n")
     if alone:

@@ -9,7 +9,15 @@ from benchmarks import arms_table
 
 def write(folder, label, outcomes, first=0):
     """A results folder; an outcome is (solved, periods touched, commands beyond)."""
-    scene = dict(task="pick-place", embodiment="panda-gripper", placement="around", posts=3, slow=1.0, weak=1.0)
+    scene = dict(
+        task="pick-place",
+        policy="pick-place",
+        embodiment="panda-gripper",
+        placement="around",
+        posts=3,
+        slow=1.0,
+        weak=1.0,
+    )
     place = folder / "scene" / f"{label}{first}"
     place.mkdir(parents=True)
     (place / "config.json").write_text(json.dumps(dict(scene, sampler=label, label=label, first=first)))

@@ -26,7 +26,8 @@ class Noise:
     Attributes:
       jitter, twist: of every command [m], [rad], one standard deviation.
       push: chance of a push beginning in a period. reach: its largest size per period [m]; lasting: number of periods.
-      astray: share of the demonstrations that begin as if a grasp had been missed: the gripper closed, low, beside the first landmark.
+      astray: share of the demonstrations that begin as if a grasp had been missed: the gripper closed, half of them low, beside the first
+        landmark, the others on the way from there to the last landmark, empty.
     """
 
     jitter: float = 0.001
@@ -105,10 +106,20 @@ def demonstrate(cell: Workcell, seed: int, noise: Noise) -> Demonstrations | Non
 
 
 def _go_astray(episode: Episode, rng: np.random.Generator) -> None:
-    """Brings the gripper, closed, to 3 to 7 cm beside the first landmark and up to 7 cm above it."""
-    angle, away = rng.uniform(0, 2 * np.pi), rng.uniform(0.03, 0.07)
-    beside = np.array([away * np.cos(angle), away * np.sin(angle), rng.uniform(0.0, 0.07)])
-    place = pinching(episode.cell.task.landmarks(episode.data)[0] + beside, episode.tool.rotation)
+    """Brings the gripper, closed, to 3 to 7 cm beside the first landmark and up to 7 cm above it, or to 8 to 25 cm above a point that is
+    anywhere between the first landmark and the last, or up to 7 cm beside it."""
+    marks = episode.cell.task.landmarks(episode.data)
+    angle, carried = rng.uniform(0, 2 * np.pi), rng.uniform() < 0.5
+    away, height, share = (0.0, 0.07), (0.08, 0.25), rng.uniform()
+    if not carried:
+        away, height, share = (0.03, 0.07), (0.0, 0.07), 0.0
+    r = rng.uniform(*away)
+    point = (
+        marks[0]
+        + share * (marks[-1] - marks[0])
+        + np.array([r * np.cos(angle), r * np.sin(angle), rng.uniform(*height)])
+    )
+    place = pinching(point, episode.tool.rotation)
     above = Pose(position=place.position + np.array([0.0, 0.0, 0.1]), rotation=place.rotation)
     for goal in (above, place):
         while np.linalg.norm(goal.position - episode.command.pose.position) > 1e-6:
