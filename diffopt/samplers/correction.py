@@ -60,24 +60,28 @@ class Correction:
         warm = jax.vmap(lambda z: solver.cold(self.nearest.problem, z, (c, jnp.ones(()))))(z)
         return Tracks(z=z, warm=warm)
 
-    def start(self, c: Float[Array, "n"], solver: Solver, tracks: Tracks | None = None) -> Tracks:
+    def start(
+        self, c: Float[Array, "n"], solver: Solver, tracks: Tracks | None = None, near: Float[Array, "n"] | None = None
+    ) -> Tracks:
         """Tracks for a reference, the best first: by half the squared distance to it, plus ten times the largest scaled violation.
 
         With joints to be found, `search` guesses are first brought near the reference by `steps` steps that look at nothing but the
         distance; of the nearest, twice as many as there are tracks (of all where they are `held`), those that violate least become the
         tracks. `tracks`, of an earlier reference, are guesses too. Exact collision bodies are covered by spheres here, which is enough
         for a choice.
+
+        Args:
+          near: where they are `held`, the guesses are those for this vector instead.
         """
         c = self.nearest.meaning(c)
-        args = (c, jnp.ones(()))
-        z, number = self.nearest.guesses(c, self.search, self.tracks)
+        args, held = (c, jnp.ones(())), self.held and self.nearest.constraints.approaches
+        z, number = self.nearest.guesses(c, self.search, self.tracks, near if held else None)
         old = {} if tracks is None else auxiliary(tracks.z)
         if old:
             earlier = len(next(iter(old.values())))
             old |= {} if self.nearest.eliminated else {"x": z["x"][:earlier]}
             z = {name: jnp.concatenate([old[name], values]) for name, values in z.items()}
             number += earlier
-        held = self.held and self.nearest.constraints.approaches
         if held:
             z = self.nearest.approached(z, c, self.steps)
         if self.nearest.eliminated:

@@ -56,9 +56,12 @@ class Nearest:
         """encode(decode(c))."""
         return self.policy.encode(self.policy.decode(c))
 
-    def guesses(self, c: Float[Array, "n"], number: int, least: int = 1) -> tuple[dict[str, Array], int]:
-        """The first guesses for a reference, `number` of them or as many as there are, but at least `least`, and how many they are."""
-        seeds = self.constraints.auxiliary(self.policy.decode(c), self.policy.context)
+    def guesses(
+        self, c: Float[Array, "n"], number: int, least: int = 1, near: Float[Array, "n"] | None = None
+    ) -> tuple[dict[str, Array], int]:
+        """The first guesses for a reference, `number` of them or as many as there are, but at least `least`, and how many they are;
+        auxiliary unknowns are guessed for `near`, or for the reference."""
+        seeds = self.constraints.auxiliary(self.policy.decode(c if near is None else near), self.policy.context)
         count = max((len(values) for values in seeds.values()), default=1)
         number = max(min(number, count), least)
         # a slice where it can be one: what is not asked for is then not computed

@@ -34,7 +34,9 @@ Particles are drawn for all plans, attempts only for those that failed: outside 
 decided what kind of plan it becomes: too often the kind to which the nearest feasible point of a blurred estimate belongs. Where failure
 is seen and drawn again, draws are made with more care (`persistent`): the noisiest fifth of the levels is left to the prior, every other
 level is solved, to the end, with smaller margins, a smaller gain, and more guesses, brought to the estimate's own pose (`held`): what
-inverse kinematics does not find, whole parts of the feasible set, is missing from the plans. Where no joints have to be found, a share
+inverse kinematics does not find, whole parts of the feasible set, is missing from the plans. They are the guesses for a vector that is
+`ASIDE` standard deviations beside the estimate, another one every time: as many plans are found so, but hardly any of them is never found,
+as those are whose own nearest guesses all lead nowhere. Where no joints have to be found, a share
 g of the control of the levels above the window may follow the gradient of the violation through the network instead (`guided`), as in
 `dsg`,
 
@@ -72,6 +74,7 @@ Constrain = Literal["lookahead", "current", "next"]
 Merit = Literal["move", "stay"]
 # where a plan may be drawn again: the window, the gain, how much smaller the margins are, and among how many guesses joints are looked for
 WINDOW, GAIN, CLOSER, WIDER = (0.8, 0.0), 0.5, 0.3, 5
+ASIDE = 1.0  # [standard deviations of the prior]
 PLAINLY = 16  # draws that are left to the policy before others, where no joints have to be found, which is half of a draw's price
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
@@ -229,7 +232,7 @@ class OGD:
     ) -> Draw:
         """One particle. The terminal correction is the last step of the same loop, so that the program holds the solver once."""
         init_key, noise_key = jax.random.split(key)
-        count = process.count
+        aside_key, count = jax.random.fold_in(noise_key, 1), process.count
         noise = jax.random.normal(noise_key, (count, process.dim))
         correction = Correction.of(process.policy, constraints, tracks=self.tracks, search=self.search, held=self.held)
         solver = RealTimeIteration(penalty=self.penalty, hard=self.hard, passes=correction.passes)
@@ -257,7 +260,7 @@ class OGD:
             clean, anchored, anchor = jax.lax.cond(k > 0, lambda: free(x, anchor, k), lambda: (x, x, anchor))
             move, tracks, progress = jax.lax.cond(
                 solve,
-                lambda: self._solve(process, correction, solver, clean, anchored, tracks, k),
+                lambda: self._solve(process, correction, solver, clean, anchored, tracks, k, aside_key),
                 lambda: (jnp.zeros_like(x), tracks, Progress.none(tracks)),
             )
             control = jnp.where(process.std[k] > 0, anchor + move / jnp.maximum(process.std[k], 1e-6), 0.0)
@@ -308,6 +311,7 @@ class OGD:
         anchored: Float[Array, "n"],
         tracks: Tracks,
         k: Array,
+        key: Array,
     ) -> tuple[Float[Array, "n"], Tracks, Progress]:
         """The problem of level k, or of the end (k = 0): by how much the next iterate moves, the tracks, and how they do."""
         std, alpha = process.std[k], process.alpha[jnp.maximum(k - 1, 0)]
@@ -317,7 +321,8 @@ class OGD:
             reference = jax.lax.cond(k > 0, lambda: process.clean(anchored, k - 1), lambda: anchored)
         tighten = self._tighten(process.policy) * process.sigma[k]
         correction = correction.tightened(tighten)
-        tracks = correction.start(reference, solver, tracks)
+        aside = ASIDE * jax.random.normal(jax.random.fold_in(key, k), reference.shape) if self.held else 0.0
+        tracks = correction.start(reference, solver, tracks, reference + aside)
         weight: Any = 1.0
         charged = bool(correction.nearest.constraints.of_kind("cost"))
         if charged or not self.hard:  # else the energy is all there is to weigh
