@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import cvxpy as cp
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_a_level_weighs_costs_against_the_energy_of_its_control(k):
     correction = Correction.of(policy, ConstraintSet.of(STRICT, CHARGED), tracks=1, search=1)
     solver = RealTimeIteration(penalty=sampler.penalty)
     tracks = correction.seeds(clean, solver)
-    move, *_ = sampler._solve(process, correction, solver, clean, clean, tracks, jnp.asarray(k))
+    move, *_ = sampler._solve(process, correction, solver, clean, clean, tracks, jnp.asarray(k), jax.random.key(0))
 
     s, b = float(process.std[k]), min(float(process.alpha[k - 1]) ** sampler.gain, sampler.most_gain)
     away = cp.Variable(2)  # d - anchor
@@ -51,7 +52,7 @@ def test_without_a_price_nothing_is_weighed():
     correction = Correction.of(policy, ConstraintSet.of(STRICT), tracks=1, search=1)
     solver = RealTimeIteration(penalty=sampler.penalty)
     move, *_ = sampler._solve(
-        process, correction, solver, clean, clean, correction.seeds(clean, solver), jnp.asarray(8)
+        process, correction, solver, clean, clean, correction.seeds(clean, solver), jnp.asarray(8), jax.random.key(0)
     )
     b = min(float(process.alpha[7]) ** sampler.gain, sampler.most_gain)
     np.testing.assert_allclose(move, -b * (NORMAL @ clean - OFFSET) * NORMAL, atol=2e-3)
