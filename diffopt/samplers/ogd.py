@@ -35,7 +35,7 @@ decided what kind of plan it becomes: too often the kind to which the nearest fe
 is seen and drawn again, draws are made with more care (`persistent`): the noisiest fifth of the levels is left to the prior, every other
 level is solved, to the end, with smaller margins, a smaller gain, and more guesses, brought to the estimate's own pose (`held`): what
 inverse kinematics does not find, whole parts of the feasible set, is missing from the plans. They are the guesses for a vector that is
-`ASIDE` standard deviations beside the estimate, another one every time: as many plans are found so, but hardly any of them is never found,
+`aside` standard deviations beside the estimate, another one every time: as many plans are found so, but hardly any of them is never found,
 as those are whose own nearest guesses all lead nowhere. Where no joints have to be found, a share
 g of the control of the levels above the window may follow the gradient of the violation through the network instead (`guided`), as in
 `dsg`,
@@ -74,7 +74,7 @@ Constrain = Literal["lookahead", "current", "next"]
 Merit = Literal["move", "stay"]
 # where a plan may be drawn again: the window, the gain, how much smaller the margins are, and among how many guesses joints are looked for
 WINDOW, GAIN, CLOSER, WIDER = (0.8, 0.0), 0.5, 0.3, 5
-ASIDE = 1.0  # [standard deviations of the prior]
+ASIDE = 1.0  # how far beside the estimate guesses are made there
 PLAINLY = 16  # draws that are left to the policy before others, where no joints have to be found, which is half of a draw's price
 STAY = 0.2  # at which share of the levels the network is asked whether it would move a plan
 
@@ -93,6 +93,7 @@ class OGD:
         has to come as near to things as its prior does; for 0.01 along a path of a tool, which is there to touch them.
       tracks: starting points that are carried along the levels.
       search: guesses of inverse kinematics at every level that is solved and in the end, beside the tracks. held: as in `Correction`.
+      aside: where they are held, how far beside the estimate the vector is for which they are guessed [standard deviations of the prior].
       steps, terminal: Gauss-Newton steps per starting point at a level, and in the end.
       particles: draws per plan, of which the best is returned. merit: which of those that are satisfied is the best.
       attempts: how often `sample` has a plan drawn at most that fails by its own account (`diffopt.attempts`), with the
@@ -113,6 +114,7 @@ class OGD:
     tracks: int = field(default=1, metadata=dict(static=True))
     search: int = field(default=2, metadata=dict(static=True))
     held: bool = field(default=False, metadata=dict(static=True))
+    aside: float | Array = 0.0
     steps: int = field(default=2, metadata=dict(static=True))
     terminal: int = field(default=5, metadata=dict(static=True))
     particles: int = field(default=1, metadata=dict(static=True))
@@ -157,7 +159,7 @@ class OGD:
         if not self._solves:
             return self
         closer, wider = CLOSER * self._tighten(policy), max(self.search, WIDER)
-        care = replace(self, every=1, window=WINDOW, gain=GAIN, tighten=closer, search=wider, held=True)
+        care = replace(self, every=1, window=WINDOW, gain=GAIN, tighten=closer, search=wider, held=True, aside=ASIDE)
         return replace(care, attempts=None, plain=None)  # of which a draw knows nothing: all share a program
 
     def plainly(self, policy: Policy, constraints: ConstraintSet) -> tuple[Started, int]:
@@ -321,8 +323,8 @@ class OGD:
             reference = jax.lax.cond(k > 0, lambda: process.clean(anchored, k - 1), lambda: anchored)
         tighten = self._tighten(process.policy) * process.sigma[k]
         correction = correction.tightened(tighten)
-        aside = ASIDE * jax.random.normal(jax.random.fold_in(key, k), reference.shape) if self.held else 0.0
-        tracks = correction.start(reference, solver, tracks, reference + aside)
+        beside = reference + self.aside * jax.random.normal(jax.random.fold_in(key, k), reference.shape)
+        tracks = correction.start(reference, solver, tracks, beside)
         weight: Any = 1.0
         charged = bool(correction.nearest.constraints.of_kind("cost"))
         if charged or not self.hard:  # else the energy is all there is to weigh
