@@ -17,6 +17,7 @@ def write(folder, label, outcomes, first=0):
         posts=3,
         slow=1.0,
         weak=1.0,
+        attempts=3,
     )
     place = folder / "scene" / f"{label}{first}"
     place.mkdir(parents=True)
@@ -58,6 +59,7 @@ def test_tables_count_and_pair(tmp_path, monkeypatch):
     assert rows["`ogd`"][:3] == ["10", "80.0 [49.0, 94.3]", "80.0"] and rows["`ogd`"][7] == "80.0 (0 of 40)"
     assert rows["`servo`"][0] == "8" and rows["`servo`"][2] == "62.5" and rows["`servo`"][5] == "2, 1"
     assert rows["`servo`"][7] == "80.0 (2 of 32)"
+    assert rows["`servo`"][-1].startswith("75.0 [") and rows["`ogd`"][-1] == ""  # six of the eight
     assert len(rows) == 2
 
     (tmp_path / "arms" / "scene" / "ogd0" / "rows.jsonl").unlink()  # what was gathered stays
