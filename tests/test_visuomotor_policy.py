@@ -168,11 +168,11 @@ def test_demonstrations_that_begin_astray_come_back():
         data = demonstrations.demonstrate(cell, seed, Noise(astray=1.0))
         assert data is not None
         block, bin = data.landmarks[0]
-        tip, way = data.position[0] + 0.1 * data.rotation[0][:, 2], bin[:2] - block[:2]
-        share = np.clip((tip[:2] - block[:2]) @ way / (way @ way), 0, 1)
-        carried = tip[2] - block[2] > 0.077
-        kinds.add(bool(carried))
-        assert np.linalg.norm(tip[:2] - block[:2] - carried * share * way) < 0.08 and tip[2] < 0.3
+        tip, way = data.position[0] + 0.1 * data.rotation[0][:, 2], bin - block
+        share = np.clip((tip - block)[:2] @ way[:2] / (way[:2] @ way[:2]), 0, 1)
+        carried = bool((tip - block - share * way)[2] > 0.078)
+        kinds.add(carried)
+        assert np.linalg.norm((tip - block - carried * share * way)[:2]) < 0.08 and tip[2] < 0.3
         assert data.joints[0, 0] < 0.02 and data.goal_joints[0, 0] == pytest.approx(0.04)
     assert kinds == {True, False}
 

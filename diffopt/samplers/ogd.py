@@ -315,7 +315,11 @@ class OGD:
         k: Array,
         key: Array,
     ) -> tuple[Float[Array, "n"], Tracks, Progress]:
-        """The problem of level k, or of the end (k = 0): by how much the next iterate moves, the tracks, and how they do."""
+        """The problem of level k, or of the end (k = 0): by how much the next iterate moves, the tracks, and how they do.
+
+        Args:
+          key: of the vector for which joints are guessed (`aside`).
+        """
         std, alpha = process.std[k], process.alpha[jnp.maximum(k - 1, 0)]
         gain = jnp.ones(()) if self.constrain == "next" else jnp.minimum(alpha**self.gain, self.most_gain)
         reference = anchored if self.constrain == "next" else clean
