@@ -24,7 +24,7 @@ from diffopt.paths import JointPath, Path, ToolPath, spec_of_paths
 from diffopt.policies.base import Policy
 from diffopt.robots.embodiment import Embodiment
 from diffopt.sample import sample
-from diffopt.solution import Solution
+from diffopt.solution import Solution, Status
 
 GUARD = 3e-3  # by which inequalities have to hold between the knots [m, rad]: neither servos nor fingers follow quite as the model says
 
@@ -105,12 +105,20 @@ class Setting:
 
 @partial(jit, static_argnames=("levels", "n"))
 def draw(policy, observation, setting: Setting, marks, sampler, eta, levels, n) -> Solution:
-    """`n` chunks for an observation; `marks` are whole numbers that say which noise."""
+    """`n` chunks for an observation, judged without the clearance that they aim at; `marks` are whole numbers that say which noise."""
     key = jax.random.key(marks[0])
     for mark in marks[1:]:
         key = jax.random.fold_in(key, mark)
-    constraints = setting.constraints.tightened(setting.clearance) | Overlap(joints=setting.last, weight=setting.weight)
-    return sample(policy.given(observation), constraints, n=n, key=key, sampler=sampler, levels=levels, eta=eta)
+    asked = setting.constraints
+    aimed = asked.tightened(setting.clearance) | Overlap(joints=setting.last, weight=setting.weight)
+    given = policy.given(observation).bound()
+    drawn = sample(given, aimed, n=n, key=key, sampler=sampler, levels=levels, eta=eta)
+    fitted = fit(asked, policy.spec)
+    report = jax.vmap(lambda plan, aux: fitted.report(plan, aux, given.context))(drawn.plans, drawn.aux)
+    violation, where = drawn.violation | report.violation, drawn.where | report.where
+    supported = violation["support"] <= 0 if "support" in violation else True
+    fine = report.satisfied & supported & (drawn.status != Status.NONFINITE)
+    return replace(drawn, violation=violation, where=where, status=jnp.where(fine, Status.FEASIBLE, drawn.status))
 
 
 @jit

@@ -30,6 +30,7 @@ A robot that finds nothing feasible any more goes back the same way, `if control
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,8 @@ class Controller:
       execute: knots that are executed of each chunk; None: as many as the policy's checkpoint says, else 8.
       acceleration: limit per joint [rad/s^2]; None for none.
       velocity: limit per joint [rad/s]; None for the robot's own.
-      clearance: that the sampler aims at beyond the constraints' own margins, so that what lies between the knots is clear too [m].
+      clearance: that the sampler aims at beyond the constraints' own margins, so that what lies between the knots is clear too [m]; of
+        several, attempts take turns: what fails is mostly not clear between the knots.
       lag: time constant of the joints' servos, one or per joint [s]. between: postures checked per step of a chunk.
       opens: the direction in which a joint of the hand opens, 1 or -1, one or per joint; 0: it is taken to be where it is told. With a
         direction, closing is not believed within a chunk, and not beyond the posture measured before it (`plan`).
@@ -91,7 +93,7 @@ class Controller:
     execute: Any = None
     acceleration: Any = None
     velocity: Any = None
-    clearance: float = 0.005
+    clearance: float | Sequence[float] = (0.005, 0.0125, 0.03)
     lag: Any = 0.0
     between: int = 4
     opens: Any = 0.0
@@ -108,6 +110,13 @@ class Controller:
             raise ValueError(f"execute={self.execute}; the policy plans {self.horizon} knots")
         if self.attempts < 1 or self.particles < 1:
             raise ValueError(f"attempts={self.attempts}, particles={self.particles}; expected at least 1")
+        if not self.clearances:
+            raise ValueError(f"clearance={self.clearance}; expected a number or some, one per attempt [m]")
+
+    @property
+    def clearances(self) -> tuple[float, ...]:
+        """By attempt, in turns [m]."""
+        return tuple(float(c) for c in np.ravel(self.clearance))
 
     @property
     def first(self) -> int:
@@ -158,7 +167,8 @@ class Controller:
         attempt = 0
         while attempt < self.attempts and (attempt == 0 or time.perf_counter() - began < self.deadline):
             marks = np.array([self.seed, memory.calls, attempt], np.uint32)
-            result = draw(self.policy, observation, setting, marks, sampler, self.eta, self.levels, self.particles)
+            aim = replace(setting, clearance=self.clearances[attempt % len(self.clearances)])
+            result = draw(self.policy, observation, aim, marks, sampler, self.eta, self.levels, self.particles)
             attempt += 1
             result = jax.device_get(result)
             best = _best(result)
@@ -321,7 +331,7 @@ class Controller:
             past=memory.past,
             velocity=self.robot.velocity if self.velocity is None else self.velocity,
             acceleration=self.acceleration,
-            clearance=self.clearance,
+            clearance=self.clearances[0],
             lag=lag,
             behind=behind,
             held=held,

@@ -94,6 +94,44 @@ def test_it_stops_where_nothing_is_feasible(robot):
     assert not controller.off(memory, robot.tool_pose(robot.home))
 
 
+def slot(robot, room):
+    """Two walls beside the hand at home, `room` [m] away from its widest spheres."""
+    hand = robot.spheres.take([i for i, b in enumerate(robot.spheres.body) if b in robot.below_tool])
+    y = np.asarray(robot.base.rotation @ hand.place(robot.frames(robot.home)) + robot.base.position[:, None])[1]
+    low, high = (y - hand.radii).min() - room, (y + hand.radii).max() + room
+    x, _, z = np.asarray(robot.tool_pose(robot.home).position)
+    walls = [shapes.box((0.1, 0.01, 0.05), (x, side, z - 0.05)) for side in (low - 0.01, high + 0.01)]
+    return ConstraintSet.of(SceneCollision(shapes=walls[0] | walls[1]))
+
+
+def test_a_chunk_is_judged_without_the_clearance_that_it_aims_at(robot):
+    """The hand rests between walls 4.7 mm away: nearer than the clearance, further than what is asked for."""
+    walls = slot(robot, 0.0047)
+    controller = Controller(
+        policy=swinging(robot, 0.0), robot=robot, sampler=OGD(every=3, terminal=4), execute=3, levels=6
+    )
+    chunk, _ = controller.plan(None, controller.start(robot.home), walls)
+    assert chunk.source == "planned" and chunk.attempts == 1 and max(chunk.violation.values()) < 1e-3
+    aimed, _ = controller.plan(None, controller.start(robot.home), walls.tightened(0.005))
+    assert aimed.source != "planned" and aimed.violation["scene_collision"] > 1e-3
+
+
+def test_attempts_take_turns_with_the_clearances(robot, monkeypatch):
+    seen, draw = [], diffopt.controller.draw
+    monkeypatch.setattr(
+        diffopt.controller,
+        "draw",
+        lambda p, o, setting, *rest: (seen.append(setting.clearance), draw(p, o, setting, *rest))[1],
+    )
+    cage = ConstraintSet.of(SceneCollision(shapes=shapes.sphere(0.5, np.asarray(robot.tool_pose(robot.home).position))))
+    quick = dict(policy=swinging(robot, 1.0), robot=robot, sampler=OGD(every=0, terminal=1), execute=3, levels=2)
+    controller = Controller(**quick, attempts=4, clearance=(0.01, 0.02, 0.04))
+    controller.plan(None, controller.start(robot.home), cage)
+    assert seen == [0.01, 0.02, 0.04, 0.01]
+    with pytest.raises(ValueError, match="one per attempt"):
+        Controller(**quick, clearance=())
+
+
 def test_it_executes_what_the_checkpoint_says(robot):
     """LeRobot's policy with two observed steps and four executed: its first knot lies in the past."""
     spec = JointPathSpec(arm_names=robot.arm[:4], joint_names=robot.hand, horizon=8)
