@@ -163,27 +163,23 @@ class Controller:
         began = time.perf_counter()
         setting = self._setting(memory, more, hand, joints)
         sampler = resolve(self.sampler)
-        chosen, violation, report, changed, best = None, {}, "", np.inf, 0
-        attempt = 0
-        while attempt < self.attempts and (attempt == 0 or time.perf_counter() - began < self.deadline):
+        found, fine, attempt = None, False, 0
+        while not fine and attempt < self.attempts and (attempt == 0 or time.perf_counter() - began < self.deadline):
             marks = np.array([self.seed, memory.calls, attempt], np.uint32)
             aim = replace(setting, clearance=self.clearances[attempt % len(self.clearances)])
             result = draw(self.policy, observation, aim, marks, sampler, self.eta, self.levels, self.particles)
-            attempt += 1
-            result = jax.device_get(result)
-            best = _best(result)
-            violation = {name: float(values[best]) for name, values in result.violation.items()}
-            report, changed = result.explain(best), float(result.stats.terminal_move[best])
-            if bool(result.feasible[best]):
-                found = result.aux["joints"][best], result.plans.joints[best]
-                if clear(self.policy, setting, *found, self.between):
-                    chosen = result
-                    break
-                report += " at its knots, but not between them"
-        if chosen is not None:
-            sent, grip = (np.asarray(x[best])[self.first :] for x in (chosen.aux["joints"], chosen.plans.joints))
+            drawn, attempt = _best(jax.device_get(result)), attempt + 1
+            motion = drawn.aux["joints"][0], drawn.plans.joints[0]
+            fine = bool(drawn.feasible[0]) and clear(self.policy, setting, *motion, self.between)
+            if found is None or fine or _merit(drawn)[0] < _merit(found)[0]:
+                found = drawn
+        assert found is not None
+        report = found.explain(0)
+        if fine:
+            sent, grip = (np.asarray(x[0])[self.first :] for x in (found.aux["joints"], found.plans.joints))
             source: Source = "planned"
         else:
+            report += " at its knots, but not between them" if found.feasible[0] else ""
             sent, grip, source = self._fallback(memory, setting)
         chunk = self._chunk(
             sent,
@@ -192,10 +188,10 @@ class Controller:
             source=source,
             attempts=attempt,
             latency=time.perf_counter() - began,
-            changed=changed,
-            violation=violation,
+            changed=float(found.stats.terminal_move[0]),
+            violation={name: float(values[0]) for name, values in found.violation.items()},
             report=report,
-            plan=jax.tree.map(lambda leaf: leaf[best], result.plans),
+            plan=jax.tree.map(lambda leaf: leaf[0], found.plans),
         )
         return chunk, self.after(chunk, memory, self.execute)
 
@@ -401,8 +397,13 @@ class Controller:
         return True
 
 
-def _best(result: Solution) -> int:
+def _best(result: Solution) -> Solution:
     """The feasible plan that was corrected least, or else the plan that violates least."""
+    return result[int(np.argmin(_merit(result)))]
+
+
+def _merit(result: Solution) -> Float[np.ndarray, "n"]:
+    """The least is the best; of what is feasible below a million."""
     worst = np.max([np.asarray(v) for v in result.violation.values()], axis=0)
     merit = np.where(result.feasible, np.asarray(result.stats.terminal_move), 1e6 + worst)
-    return int(np.argmin(np.where(np.isfinite(merit), merit, np.inf)))
+    return np.where(np.isfinite(merit), merit, np.inf)

@@ -53,6 +53,7 @@ def begin(config: dict[str, Any]) -> tuple[Workcell, diffopt.Controller]:
         eta=config["eta"],
         execute=config["execute"],
         attempts=config["attempts"],
+        **({} if config["clearance"] is None else {"clearance": config["clearance"]}),
         guard=config["guard"] and tuple(config["guard"]),
         patience=config["patience"],
         opens=1.0,
