@@ -116,18 +116,23 @@ def test_a_chunk_is_judged_without_the_clearance_that_it_aims_at(robot):
     assert aimed.source != "planned" and aimed.violation["scene_collision"] > 1e-3
 
 
-def test_attempts_take_turns_with_the_clearances(robot, monkeypatch):
-    seen, draw = [], diffopt.controller.draw
-    monkeypatch.setattr(
-        diffopt.controller,
-        "draw",
-        lambda p, o, setting, *rest: (seen.append(setting.clearance), draw(p, o, setting, *rest))[1],
-    )
-    cage = ConstraintSet.of(SceneCollision(shapes=shapes.sphere(0.5, np.asarray(robot.tool_pose(robot.home).position))))
+def test_attempts_take_turns_with_the_clearances_and_the_best_is_returned(robot, monkeypatch):
+    seen, worst, draw = [], [], diffopt.controller.draw
+
+    def watched(policy, observation, setting, *rest):
+        found = draw(policy, observation, setting, *rest)
+        seen.append(setting.clearance)
+        worst.append(max(float(v[0]) for v in found.violation.values()))
+        return found
+
+    monkeypatch.setattr(diffopt.controller, "draw", watched)
+    at = np.asarray(robot.tool_pose(robot.home).position)
+    cage = ConstraintSet.of(SceneCollision(shapes=shapes.sphere(0.5, at)))
     quick = dict(policy=swinging(robot, 1.0), robot=robot, sampler=OGD(every=0, terminal=1), execute=3, levels=2)
     controller = Controller(**quick, attempts=4, clearance=(0.01, 0.02, 0.04))
-    controller.plan(None, controller.start(robot.home), cage)
-    assert seen == [0.01, 0.02, 0.04, 0.01]
+    chunk, _ = controller.plan(None, controller.start(robot.home), cage)
+    assert seen == [0.01, 0.02, 0.04, 0.01] and chunk.attempts == 4
+    assert worst[-1] > min(worst) > 0 and max(chunk.violation.values()) == min(worst)
     with pytest.raises(ValueError, match="one per attempt"):
         Controller(**quick, clearance=())
 
