@@ -5,6 +5,7 @@ from dataclasses import replace
 import mujoco
 import numpy as np
 import pytest
+from mujoco.mjx._src.collision_driver import geom_pairs
 
 import diffopt
 from diffopt.chunks import Chunk
@@ -122,6 +123,14 @@ def test_c_repeats_an_episode_exactly(cell):
     assert same.joints == same.carried == 0.0 and same.solved == (False, False)
     moved = replace(course, qpos=course.qpos + 0.01)
     assert drift(cell, recording.start, "block", course, moved).carried == pytest.approx(0.01 * np.sqrt(3))
+
+
+def test_nothing_that_stands_fast_meets_its_like_in_mjx(cell):
+    """Posts reach into the table: a contact between two things that cannot move has no solution."""
+    pairs = np.array([pair[:2] for pair in geom_pairs(cell.model)])
+    bodies = cell.model.geom_bodyid[pairs]
+    fast = (cell.model.body_weldid[bodies] == 0) | (cell.model.body_mocapid[bodies] >= 0)
+    assert len(pairs) and not fast.all(axis=1).any()
 
 
 @pytest.mark.slow
