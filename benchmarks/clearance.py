@@ -4,14 +4,16 @@ Episodes of `pick-place` among three posts, bases all around, on placements that
 at the first of `CLEARANCES`. Where none of three is feasible, two more are drawn with each of them, and judged by the same constraints. An
 episode gives at most `MOST` such plans, since a robot that is stuck asks again and again.
 
-    found     share of draws that are feasible, at the knots and between them
-    by episode     the mean of the episodes' shares
+    at knots     share of draws that are feasible at the knots
+    found     between them, too
+    by episode     the mean of the episodes' shares of these
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,14 +37,21 @@ from experiments.settings import settings
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "visuomotor"
 FIRST, MOST, DRAWS = 5000, 8, 2
 CLEARANCES = (0.005, 0.01, 0.0125, 0.015, 0.02, 0.03, 0.04)
-COLUMNS = dict(clearance="clearance [m]", plans="plans", found="found", episodes="episodes", by_episode="by episode")
+COLUMNS = dict(
+    clearance="clearance [m]",
+    plans="plans",
+    at_knots="at knots",
+    found="found",
+    episodes="episodes",
+    by_episode="by episode",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trying(diffopt.Controller):
     """A controller that writes down what is found with other clearances, where it finds nothing."""
 
-    found: list[list[list[bool]]] = field(default_factory=list)
+    found: list[list[list[tuple[bool, bool]]]] = field(default_factory=list)
 
     def plan(
         self,
@@ -60,14 +69,12 @@ class Trying(diffopt.Controller):
             )
         return chunk, after
 
-    def _once(self, observation: Any, setting: Any, memory: Memory, clearance: float, number: int) -> bool:
+    def _once(self, observation: Any, setting: Any, memory: Memory, clearance: float, number: int) -> tuple[bool, bool]:
         marks = np.array([self.seed, memory.calls, self.attempts + number], np.uint32)
         aim = replace(setting, clearance=clearance)
-        result = jax.device_get(
-            draw(self.policy, observation, aim, marks, resolve(self.sampler), self.eta, self.levels, 1)
-        )
-        motion = result.aux["joints"][0], result.plans.joints[0]
-        return bool(result.feasible[0]) and clear(self.policy, setting, *motion, self.between)
+        drawn, _ = draw(self.policy, observation, aim, marks, resolve(self.sampler), self.eta, self.levels, 1)
+        there, motion = bool(drawn.feasible[0]), jax.device_get((drawn.aux["joints"][0], drawn.plans.joints[0]))
+        return there, there and clear(self.policy, setting, *motion, self.between)
 
 
 def main() -> None:
@@ -89,13 +96,16 @@ def main() -> None:
         trying.found.clear()
         run(cell, trying, [seed])
         found += [np.array(trying.found)] if trying.found else []
-    plans = np.concatenate(found) if found else np.zeros((0, len(CLEARANCES), DRAWS))
-    by_episode = np.array([each.mean(axis=(0, 2)) for each in found])
+    if not found:
+        sys.exit("every plan found something")
+    plans = np.concatenate(found)
+    by_episode = np.array([each[..., 1].mean(axis=(0, 2)) for each in found])
     rows = [
         dict(
             clearance=c,
             plans=len(plans),
-            found=round(float(plans[:, i].mean()), 3),
+            at_knots=round(float(plans[:, i, :, 0].mean()), 3),
+            found=round(float(plans[:, i, :, 1].mean()), 3),
             episodes=len(found),
             by_episode=round(float(by_episode[:, i].mean()), 3),
         )

@@ -100,13 +100,18 @@ def judged(
     """
     process = ReverseProcess.of(policy, count=levels, eta=eta)
     far = jax.vmap(lambda plan: pull(process, policy.encode(plan)))(solution.plans)
-    excess = sum(_scaled(constraints, name, value) for name, value in solution.violation.items())
-    lesser = jnp.where(solution.feasible, FEASIBLE + far, INFEASIBLE * (1 + jnp.minimum(excess, 1e6)))
+    beyond = jnp.minimum(excess(constraints, solution.violation), 1e6)
+    lesser = jnp.where(solution.feasible, FEASIBLE + far, INFEASIBLE * (1 + beyond))
     usual = solution.stats.terminal_move <= WITHIN if plainly else far <= bound
     merit = jnp.where(solution.feasible & usual, 0.0, lesser)
     merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
     counted = replace(solution.stats, evaluations=solution.stats.evaluations + 1)
     return Attempt(solution=replace(solution, stats=counted), merit=merit)
+
+
+def excess(constraints: ConstraintSet, violation: dict[str, Float[Array, "n"]]) -> Float[Array, "n"]:
+    """By how much plans violate constraints, the largest violation of each in its tolerances, summed."""
+    return sum((_scaled(constraints, name, value) for name, value in violation.items()), jnp.zeros(()))
 
 
 def _scaled(constraints: ConstraintSet, name: str, value: Float[Array, "n"]) -> Float[Array, "n"]:

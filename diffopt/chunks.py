@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from diffopt.attempts import excess
 from diffopt.compiling import jit
 from diffopt.constraints import AtEveryKnot, ConstraintSet, acceleration_limits, fit, velocity_limits
 from diffopt.constraints.later import later
@@ -104,8 +105,9 @@ class Setting:
 
 
 @partial(jit, static_argnames=("levels", "n"))
-def draw(policy, observation, setting: Setting, marks, sampler, eta, levels, n) -> Solution:
-    """`n` chunks for an observation, judged without the clearance that they aim at; `marks` are whole numbers that say which noise."""
+def draw(policy, observation, setting: Setting, marks, sampler, eta, levels, n) -> tuple[Solution, Float[Array, "n"]]:
+    """`n` chunks for an observation, judged without the clearance that they aim at, and by how many tolerances each violates what is asked
+    for; `marks` are whole numbers that say which noise."""
     key = jax.random.key(marks[0])
     for mark in marks[1:]:
         key = jax.random.fold_in(key, mark)
@@ -118,7 +120,22 @@ def draw(policy, observation, setting: Setting, marks, sampler, eta, levels, n) 
     violation, where = drawn.violation | report.violation, drawn.where | report.where
     supported = violation["support"] <= 0 if "support" in violation else True
     fine = report.satisfied & supported & (drawn.status != Status.NONFINITE)
-    return replace(drawn, violation=violation, where=where, status=jnp.where(fine, Status.FEASIBLE, drawn.status))
+    judged = replace(drawn, violation=violation, where=where, status=jnp.where(fine, Status.FEASIBLE, drawn.status))
+    return judged, excess(fitted, violation)
+
+
+def best(drawn: Solution, beyond: Float[np.ndarray, "n"]) -> tuple[Solution, tuple[bool, float]]:
+    """Of some draws the feasible one that was corrected least, or else the one that violates least; and its merit, which is the less the
+    better it is: whether it is infeasible, and how far it was corrected or how far it violates.
+
+    Args:
+      drawn, beyond: as from `draw`, on the host.
+    """
+    infeasible = ~np.asarray(drawn.feasible)
+    value = np.where(infeasible, beyond, drawn.stats.terminal_move)
+    value = np.where(np.isfinite(value), value, np.inf)
+    i = int(np.lexsort((value, infeasible))[0])
+    return drawn[i], (bool(infeasible[i]), float(value[i]))
 
 
 @jit

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from diffopt.chunks import Chunk, Setting, Source, clear, draw, holds, kept, placed, reached, trailing
+from diffopt.chunks import Chunk, Setting, Source, best, clear, draw, holds, kept, placed, reached, trailing
 from diffopt.constraints import ConstraintSet
 from diffopt.geometry import Pose
 from diffopt.memory import Memory, advanced, gone_back, way_back, waypoint
@@ -51,7 +51,6 @@ from diffopt.sample import resolve
 
 if TYPE_CHECKING:
     from diffopt.samplers import Sampler
-    from diffopt.solution import Solution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,16 +162,17 @@ class Controller:
         began = time.perf_counter()
         setting = self._setting(memory, more, hand, joints)
         sampler = resolve(self.sampler)
-        found, fine, attempt = None, False, 0
+        found, merit, fine, attempt = None, (True, np.inf), False, 0
         while not fine and attempt < self.attempts and (attempt == 0 or time.perf_counter() - began < self.deadline):
             marks = np.array([self.seed, memory.calls, attempt], np.uint32)
             aim = replace(setting, clearance=self.clearances[attempt % len(self.clearances)])
             result = draw(self.policy, observation, aim, marks, sampler, self.eta, self.levels, self.particles)
-            drawn, attempt = _best(jax.device_get(result)), attempt + 1
+            drawn, worth = best(*jax.device_get(result))
             motion = drawn.aux["joints"][0], drawn.plans.joints[0]
             fine = bool(drawn.feasible[0]) and clear(self.policy, setting, *motion, self.between)
-            if found is None or fine or _merit(drawn)[0] < _merit(found)[0]:
-                found = drawn
+            if found is None or fine or worth < merit:
+                found, merit = drawn, worth
+            attempt += 1
         assert found is not None
         report = found.explain(0)
         if fine:
@@ -395,15 +395,3 @@ class Controller:
             if not self._fine(setting, *part):
                 return False
         return True
-
-
-def _best(result: Solution) -> Solution:
-    """The feasible plan that was corrected least, or else the plan that violates least."""
-    return result[int(np.argmin(_merit(result)))]
-
-
-def _merit(result: Solution) -> Float[np.ndarray, "n"]:
-    """The least is the best; of what is feasible below a million."""
-    worst = np.max([np.asarray(v) for v in result.violation.values()], axis=0)
-    merit = np.where(result.feasible, np.asarray(result.stats.terminal_move), 1e6 + worst)
-    return np.where(np.isfinite(merit), merit, np.inf)

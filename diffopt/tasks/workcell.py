@@ -24,7 +24,7 @@ from jaxtyping import Float, UInt8
 from diffopt.geometry import Pose
 from diffopt.physics.cameras import HIDDEN, Cameras
 from diffopt.physics.engine import matrix_to_quaternion
-from diffopt.physics.protocol import Contact, Options, set_contact, set_options
+from diffopt.physics.protocol import Contact, Options, exclude_fixed, set_contact, set_options
 from diffopt.policies.observation import Observation
 from diffopt.robots.embodiment import Embodiment
 from diffopt.tasks.arm_motion import Arm, wrist_pose
@@ -87,7 +87,7 @@ class Workcell:
         task.add_to(spec)
         set_options(spec, OPTIONS)
         set_contact(spec, CONTACT, hand=TOOL)
-        _exclude_what_stands_fast(spec)
+        exclude_fixed(spec)
         self.model: mujoco.MjModel = spec.compile()
         self.arm = None if robot is None else Arm.of(self.model, robot.arm, robot.hand, robot.tool)
         if self.arm is not None:
@@ -204,16 +204,6 @@ def _sides(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
     robot = model.body_rootid[body] == root
     fixed = ((model.body_weldid[body] == 0) | (model.body_mocapid[body] >= 0)) & ~robot
     return robot, fixed
-
-
-def _exclude_what_stands_fast(spec: mujoco.MjSpec) -> None:
-    """What is put in its place (mocap) does not collide with what else stands fast. C MuJoCo leaves such pairs out by itself; in MJX a post
-    that reaches into the table is a contact that nothing can resolve, beside which single precision loses all others."""
-    placed = [body for body in spec.worldbody.bodies if body.mocap]
-    still = [spec.worldbody, *(body for body in spec.worldbody.bodies if not body.mocap and not body.joints)]
-    for i, body in enumerate(placed):
-        for other in [*still, *placed[:i]]:
-            spec.add_exclude(bodyname1=other.name, bodyname2=body.name)
 
 
 def _look(tilt: float) -> Float[np.ndarray, "4"]:
