@@ -277,8 +277,6 @@ class Controller:
         """Compile everything that `plan` may run, so that no call in the loop has to."""
         memory = self.start(np.asarray(self.robot.home))
         chunk, memory = self.plan(observation, memory, more)
-        setting = self._setting(memory, more)
-        self._fine(setting, chunk.joints, chunk.hand)
         self._fine(self._setting(memory, more), chunk.joints, chunk.hand)
         jax.block_until_ready(placed(self.robot, memory.past[-1]))
 

@@ -82,12 +82,17 @@ class ToolPathSpec:
       joint_names: the J joints of the hand, in the order of the vector.
       horizon: H.
       dt: time between knots [s].
+      grip: the point of the tool, in its frame, with which it handles things, such as the middle between finger pads [m].
+      hold, turn: what counts as one in `difference` for the place of that point [m], and for its rotation [rad].
     """
 
     hand: str
     joint_names: tuple[str, ...]
     horizon: int = 16
     dt: float = 0.1
+    grip: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    hold: float = 0.04
+    turn: float = 0.2
 
     plan_type = ToolPath
 
@@ -117,10 +122,20 @@ class ToolPathSpec:
     def difference(
         self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]
     ) -> Float[Array, "n"]:
-        return (vector - reference) / scale
+        """The position counts at `grip`, and in metres, not by how much demonstrations vary: they cover a table and hardly tilt the
+        hand, so that, by their deviations, a hand that is in the way would rather miss the object by centimetres than tilt."""
+        there, wanted, scales = (v.reshape(self.horizon, self._width) for v in (vector, reference, scale))
+
+        def grips(knot: Float[Array, "w"]) -> Float[Array, "3"]:
+            return knot[:3] + rotation_from_6d(knot[3:9]) @ jnp.asarray(self.grip)
+
+        moved = (jax.vmap(grips)(there) - jax.vmap(grips)(wanted)) / self.hold
+        turned = (there - wanted)[:, 3:9] / self.turn
+        opened = ((there - wanted) / scales)[:, 9:]
+        return jnp.concatenate([moved, turned, opened], axis=1).reshape(-1)
 
     def rows(self, *fields: str) -> np.ndarray:
-        parts = {"position": (0, 3), "rotation": (3, 9), "joints": (9, self._width)}
+        parts = {"position": (0, 3), "rotation": (0, 9), "joints": (9, self._width)}
         return _rows(self.horizon, self._width, [parts[name] for name in fields])
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 import diffopt
 from diffopt.constraints import (
@@ -80,6 +81,48 @@ def test_encoding_inverts_decoding(path_spec):
     again = path_spec.decode(path_spec.encode(plan, frame), frame)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plan, again)
     assert isinstance(plan, path_spec.plan_type)
+
+
+def test_a_tool_path_is_as_far_from_another_as_what_it_holds_is_moved_and_turned():
+    """About the grip, a turn of the hand moves nothing; the origin of the tool goes as far as it likes."""
+    about = replace(spec(), grip=(0.0, 0.02, 0.1), hold=0.05, turn=0.3)
+    rng = np.random.default_rng(2)
+    plan = ToolPath(
+        position=rng.normal(size=(H, 3)).astype(np.float32),
+        rotation=Rotation.random(H, rng=3).as_matrix().astype(np.float32),
+        joints=np.full((H, 1), 0.03, np.float32),
+        dt=0.1,
+    )
+    turned = Rotation.from_rotvec(0.2 * rng.normal(size=(H, 3))).as_matrix().astype(np.float32) @ plan.rotation
+    grip = np.asarray(about.grip, np.float32)
+    shift = 0.1 * rng.normal(size=(H, 3)).astype(np.float32)
+    there = replace(plan, position=plan.position + (plan.rotation - turned) @ grip + shift, rotation=turned)
+    opened = replace(there, joints=there.joints + 0.01)
+    vector, reference = (about.encode(p, Pose.identity()) for p in (opened, plan))
+    rows = np.asarray(about.difference(vector, reference, jnp.full(about.dim, 0.02))).reshape(H, 10)
+    np.testing.assert_allclose(rows[:, :3], shift / 0.05, atol=1e-4)
+    np.testing.assert_allclose(
+        rows[:, 3:9], (turned - plan.rotation)[..., :2].transpose(0, 2, 1).reshape(H, 6) / 0.3, atol=1e-4
+    )
+    np.testing.assert_allclose(rows[:, 9], 0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "path_spec",
+    [replace(spec(3), grip=(0.01, 0.02, 0.1)), JointPathSpec(arm_names=("a", "b"), joint_names=("f",), horizon=3)],
+)
+def test_a_difference_depends_on_a_field_where_its_rows_say_so(path_spec):
+    vector, reference = (jax.random.normal(jax.random.key(k), (path_spec.dim,)) for k in range(2))
+    plan = path_spec.decode(vector, Pose.identity())
+
+    def difference(plan):
+        return path_spec.difference(path_spec.encode(plan, Pose.identity()), reference, jnp.ones(path_spec.dim))
+
+    rates = jax.jacobian(difference)(plan)
+    fields = ("arm", "joints") if isinstance(plan, JointPath) else ("position", "rotation", "joints")
+    for name in fields:
+        rate = np.asarray(getattr(rates, name)).reshape(path_spec.dim, -1)
+        np.testing.assert_array_equal(np.flatnonzero(np.abs(rate).max(axis=1) > 0), path_spec.rows(name))
 
 
 def test_limits_are_those_of_finite_differences(robot):

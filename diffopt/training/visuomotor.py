@@ -37,6 +37,7 @@ from diffopt.policies.visuomotor import (
     state_of,
 )
 from diffopt.schedules import Parameterisation, regression_target
+from diffopt.tasks.gripper import PINCH
 from diffopt.training.demonstrations import Demonstrations
 from diffopt.training.trainer import restore, store
 
@@ -244,7 +245,7 @@ def policy_of(
         encoder=VisuomotorEncoder(denoiser=denoiser, state=state, features=features, images=tuple(images)),
         normalizer=Normalizer(mean=jnp.tile(state.mean, horizon), scale=jnp.tile(state.scale, horizon)),
         schedule=denoiser.schedule,
-        spec=ToolPathSpec(hand="gripper", joint_names=("gripper_left",), horizon=horizon),
+        spec=ToolPathSpec(hand="gripper", joint_names=("gripper_left",), horizon=horizon, grip=(0.0, 0.0, PINCH)),
         support=SUPPORT,
     )
 
