@@ -83,7 +83,8 @@ class ToolPathSpec:
       horizon: H.
       dt: time between knots [s].
       grip: the point of the tool, in its frame, with which it handles things, such as the middle between finger pads [m].
-      hold, turn: what counts as one in `difference` for the place of that point [m], and for its rotation [rad].
+      hold, turn: what counts as one in `difference` for the place of that point [m], and for an element of its 6-d rotation (of a small
+        turn, about its angle [rad]).
     """
 
     hand: str
@@ -122,8 +123,11 @@ class ToolPathSpec:
     def difference(
         self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]
     ) -> Float[Array, "n"]:
-        """The position counts at `grip`, and in metres, not by how much demonstrations vary: they cover a table and hardly tilt the
-        hand, so that, by their deviations, a hand that is in the way would rather miss the object by centimetres than tilt."""
+        """By knot: how far `grip` is moved, over `hold`; the rotation, over `turn`; the hand's joints, over their `scale`.
+
+        Not by how much demonstrations vary, since they cover a table and hardly tilt the hand: by their deviations a hand that is in the
+        way would rather miss the object by centimetres than tilt.
+        """
         there, wanted, scales = (v.reshape(self.horizon, self._width) for v in (vector, reference, scale))
 
         def grips(knot: Float[Array, "w"]) -> Float[Array, "3"]:

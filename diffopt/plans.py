@@ -42,7 +42,8 @@ class PlanSpec(Protocol):
     def difference(
         self, vector: Float[Array, "n"], reference: Float[Array, "n"], scale: Float[Array, "n"]
     ) -> Float[Array, "m"]:
-        """A residual whose squared norm says how far apart two vectors are as plans; `scale` is what counts as one, by element."""
+        """A residual whose squared norm says how far apart two vectors are as plans; `scale`, the policy's standard deviations by
+        element, is what counts as one, where the spec knows no better."""
         ...
 
     def rows(self, *fields: str) -> np.ndarray:

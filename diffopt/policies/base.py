@@ -131,8 +131,8 @@ class Policy:
         return self.normalizer.normalize(self.spec.encode(plan, self._context.frame))
 
     def difference(self, z: Float[Array, "n"], reference: Float[Array, "n"]) -> Float[Array, "m"]:
-        """How far the plan of normalised z is from that of `reference`, in standard deviations; half its squared norm is the distance
-        of plans."""
+        """How far the plan of normalised z is from that of `reference`, in standard deviations, or in what the spec counts as one; half
+        its squared norm is the distance of plans."""
         raw = self.normalizer.denormalize
         return self.spec.difference(raw(z), raw(reference), self.normalizer.scale)
 
