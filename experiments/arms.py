@@ -38,6 +38,7 @@ COLUMNS = {
 def begin(config: dict[str, Any]) -> tuple[Workcell, diffopt.Controller]:
     """The scene and the controller of a configuration; the arm is not in its place yet."""
     policy = diffopt.policies.load(config["policy"])
+    policy = replace(policy, spec=replace(policy.spec, **config["spec"]))
     robot = diffopt.embodiments.load(config["embodiment"])
     robot = replace(robot, velocity=robot.velocity * config["slow"])
     task = visuomotor.load(config["task"])
